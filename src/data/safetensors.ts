@@ -1,0 +1,221 @@
+// Safetensors weight files: a reader that loads one tensor at a time, and an atomic writer.
+//
+// The format and its checks are in safetensors_header.ts; this file moves the bytes. They are copied without swapping:
+// the host is little-endian, as every WebGPU platform is.
+
+import {
+  closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync,
+} from "node:fs";
+import { dirname } from "node:path";
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "./half_floats.ts";
+import {
+  checkedProduct, DTYPE_BITS, parseHeader, quote, readHeaderLength, SafetensorsError,
+} from "./safetensors_header.ts";
+import type { SafetensorsDtype, TensorEntry } from "./safetensors_header.ts";
+
+export { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16, parseHeader, SafetensorsError };
+export type { SafetensorsDtype, TensorEntry };
+export type { SafetensorsErrorCode, SafetensorsHeader } from "./safetensors_header.ts";
+
+/** readSync and writeSync take at most 2^31 - 1 bytes at a time. */
+const IO_CHUNK_BYTES = 1 << 30;
+
+const DTYPE_ORDER = Object.keys(DTYPE_BITS);
+
+export interface SafetensorsFile {
+  readonly entries: ReadonlyMap<string, TensorEntry>;
+  readonly metadata: ReadonlyMap<string, string>;
+  /** Values of an F32, F16 or BF16 tensor, C order; 16-bit floats are widened exactly. */
+  readF32(name: string): Float32Array;
+  /** Values of an integer tensor (I64, U64, I32, U32, I16, U16, I8, U8); an id that does not fit u32 is an error. */
+  readU32(name: string): Uint32Array;
+  close(): void;
+}
+
+/**
+ * Opens and checks a file. Tensors are read one at a time when asked for, so host memory peaks at the largest tensor,
+ * not the file. Throws SafetensorsError; its message names the file.
+ */
+export function openSafetensors(path: string): SafetensorsFile {
+  return inFile(path, () => {
+    const file = openSync(path, "r");
+    try {
+      return readerOf(path, file);
+    } catch (error) {
+      closeSync(file);
+      throw error;
+    }
+  });
+}
+
+/** Runs `action`; whatever it throws leaves as a SafetensorsError that names the file. */
+function inFile<T>(path: string, action: () => T): T {
+  try {
+    return action();
+  } catch (cause) {
+    const code = cause instanceof SafetensorsError ? cause.code : "IoError";
+    const problem = (cause as Error).message.replace("safetensors: ", "");
+    throw new SafetensorsError(code, `${path}: ${problem}`, { cause });
+  }
+}
+
+function readerOf(path: string, file: number): SafetensorsFile {
+  const fileLength = fstatSync(file).size;
+  const lengthBytes = readBytes(file, 0, Math.min(8, fileLength));
+  const head = readBytes(file, 0, 8 + readHeaderLength(lengthBytes, fileLength));
+  const { entries, metadata, dataStart } = parseHeader(head, fileLength);
+
+  function readTensor<T>(name: string, decode: (entry: TensorEntry, bytes: Uint8Array) => T): T {
+    return inFile(path, () => {
+      const entry = entries.get(name);
+      if (entry === undefined) throw new SafetensorsError("TensorNotFound", `no tensor ${quote(name)}`);
+      return decode(entry, readBytes(file, dataStart + entry.begin, entry.end - entry.begin));
+    });
+  }
+
+  return {
+    entries,
+    metadata,
+    readF32: (name) => readTensor(name, decodeF32),
+    readU32: (name) => readTensor(name, decodeU32),
+    close: () => closeSync(file),
+  };
+}
+
+/** A fresh array, so it is aligned for every typed array whatever the file's offsets are. */
+function readBytes(file: number, start: number, length: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(length);
+  for (let done = 0; done < length; ) {
+    const count = readSync(file, bytes, done, Math.min(length - done, IO_CHUNK_BYTES), start + done);
+    if (count === 0) throw new SafetensorsError("IoError", "the file became shorter while it was read");
+    done += count;
+  }
+  return bytes;
+}
+
+function decodeF32({ name, dtype }: TensorEntry, { buffer }: Uint8Array): Float32Array {
+  if (dtype === "F32") return new Float32Array(buffer);
+  if (dtype === "F16") return f16ToF32(new Uint16Array(buffer));
+  if (dtype === "BF16") return bf16ToF32(new Uint16Array(buffer));
+  throw new SafetensorsError("UnsupportedDtype", `tensor ${quote(name)} is ${dtype}; readF32 takes F32, F16 or BF16`);
+}
+
+function decodeU32({ name, dtype }: TensorEntry, { buffer }: Uint8Array): Uint32Array {
+  const values = integerView(dtype, buffer as ArrayBuffer);
+  if (values === undefined) {
+    throw new SafetensorsError("UnsupportedDtype", `tensor ${quote(name)} is ${dtype}; readU32 takes integers`);
+  }
+  const ids = new Uint32Array(values.length);
+  for (let i = 0; i < ids.length; i++) {
+    const value = values[i]!;
+    if (value < 0 || value > 0xffffffff) {
+      throw new SafetensorsError("ValueOutOfRange", `tensor ${quote(name)}: element ${i} is ${value}, not a u32`);
+    }
+    ids[i] = Number(value);
+  }
+  return ids;
+}
+
+function integerView(dtype: SafetensorsDtype, buffer: ArrayBuffer): ArrayLike<number | bigint> | undefined {
+  switch (dtype) {
+    case "U8": return new Uint8Array(buffer);
+    case "I8": return new Int8Array(buffer);
+    case "U16": return new Uint16Array(buffer);
+    case "I16": return new Int16Array(buffer);
+    case "U32": return new Uint32Array(buffer);
+    case "I32": return new Int32Array(buffer);
+    case "U64": return new BigUint64Array(buffer);
+    case "I64": return new BigInt64Array(buffer);
+    default: return undefined;
+  }
+}
+
+/** What the writer takes: float32 values, stored as they are or rounded to a 16-bit format (nearest, ties to even). */
+export interface TensorToWrite {
+  name: string;
+  shape: readonly number[];
+  dtype: "F32" | "BF16" | "F16";
+  data: Float32Array;
+}
+
+/**
+ * Writes a file that every safetensors reader accepts, laid out as the Python library lays it out: tensors by dtype
+ * (widest first), then name; header padded with spaces so that the data is 8-byte aligned.
+ *
+ * Atomic: the bytes go to a temporary file beside `path`, are synced and their header read back, and only then take
+ * the name, so a crash leaves the old file or the new one. Throws SafetensorsError.
+ */
+export function writeSafetensors(
+  path: string, tensors: Iterable<TensorToWrite>, metadata: Record<string, string> = {},
+): void {
+  inFile(path, () => {
+    const sorted = [...tensors].sort(byDtypeThenName);
+    const head = encodeHead(sorted, metadata);
+    const temporary = `${path}.tmp-${process.pid}`;
+    try {
+      const file = openSync(temporary, "w+");
+      try {
+        writeBytes(file, head);
+        for (const tensor of sorted) writeBytes(file, encodeTensor(tensor));
+        fsyncSync(file);
+        parseHeader(readBytes(file, 0, head.length), fstatSync(file).size);
+      } finally {
+        closeSync(file);
+      }
+      renameSync(temporary, path);
+    } catch (error) {
+      rmSync(temporary, { force: true });
+      throw error;
+    }
+    syncDirectory(dirname(path));
+  });
+}
+
+function byDtypeThenName(a: TensorToWrite, b: TensorToWrite): number {
+  const dtypeOrder = DTYPE_ORDER.indexOf(b.dtype) - DTYPE_ORDER.indexOf(a.dtype);
+  return dtypeOrder || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name));
+}
+
+/** The length bytes and the padded header. */
+function encodeHead(tensors: readonly TensorToWrite[], metadata: Record<string, string>): Uint8Array {
+  const fields: string[] = [];
+  if (Object.keys(metadata).length > 0) fields.push(`"__metadata__":${JSON.stringify(metadata)}`);
+  const names = new Set<string>();
+  let begin = 0;
+  for (const { name, dtype, shape, data } of tensors) {
+    const problem = names.has(name) ? "written twice"
+      : name === "__metadata__" ? "the name is reserved"
+      : checkedProduct(shape) !== data.length ? `shape [${shape}] does not hold ${data.length} values`
+      : undefined;
+    if (problem !== undefined) throw new SafetensorsError("InvalidTensorView", `tensor ${quote(name)}: ${problem}`);
+    names.add(name);
+    const end = begin + data.length * DTYPE_BITS[dtype] / 8;
+    fields.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`);
+    begin = end;
+  }
+  const json = Buffer.from(`{${fields.join(",")}}`);
+  const headerLength = Math.ceil(json.length / 8) * 8;
+  const head = Buffer.alloc(8 + headerLength, " ");
+  head.writeBigUInt64LE(BigInt(headerLength), 0);
+  json.copy(head, 8);
+  return head;
+}
+
+function encodeTensor({ dtype, data }: TensorToWrite): Uint8Array {
+  const values = dtype === "F32" ? data : dtype === "BF16" ? f32ToBf16(data) : f32ToF16(data);
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
+function writeBytes(file: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; ) {
+    done += writeSync(file, bytes, done, Math.min(bytes.length - done, IO_CHUNK_BYTES));
+  }
+}
+
+/** Makes the rename itself durable. Windows cannot open a directory and does not need it. */
+function syncDirectory(directory: string): void {
+  if (process.platform === "win32") return;
+  const handle = openSync(directory, "r");
+  fsyncSync(handle);
+  closeSync(handle);
+}

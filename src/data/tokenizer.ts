@@ -1,0 +1,304 @@
+// Text <-> token ids, for the byte-level BPE tokenizers of the GPT-2, Llama 3 and Qwen families (tokenizer.json).
+//
+// Normalising, splitting and merging are the work of @huggingface/tokenizers; around it this file
+//   - keeps special tokens apart: `encode` never produces one, whatever the text says, so nobody can end a chat turn
+//     by typing "<|im_end|>". `encodeWithSpecials` is for text that a program wrote, such as a rendered template;
+//   - remembers the ids of each piece, which makes encoding a corpus about ten times faster;
+//   - decodes bytes itself, so that a stream of ids can be shown as it grows without half a character.
+//
+// Departures from Hugging Face: no token is added around the text (a template writes its own), `single_word` and
+// `normalized` of added tokens are ignored, and an id outside the vocabulary is an error instead of nothing.
+
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { CHAR_TO_BYTE } from "./byte_level.ts";
+import { LibraryTokenizer } from "./hf_tokenizers.ts";
+
+const MAX_FILE_BYTES = 100 * 2 ** 20;
+/** In UTF-16 units: a longer text is surely a mistake, and should be encoded document by document. */
+const MAX_TEXT_LENGTH = 2 ** 26;
+const MAX_REMEMBERED_PIECES = 200_000;
+const MAX_REMEMBERED_LENGTH = 32;
+
+/** Tokenizer files that cannot be used; the message names the file. */
+export class TokenizerError extends Error {
+  override name = "TokenizerError";
+}
+
+export interface Tokenizer {
+  /** Highest id + 1, special tokens included. A model may have more embedding rows (padding), never fewer. */
+  readonly vocabSize: number;
+  /** Ids that end generation, as generation_config.json, config.json or tokenizer_config.json says; may be empty. */
+  readonly eosIds: readonly number[];
+  /** The padding token's id, or the first end id where none is named. Padding is masked, its value is not seen. */
+  readonly padId: number;
+  readonly bosToken: string | undefined;
+  readonly eosToken: string | undefined;
+  /** The Jinja source of the model's chat template, if it has one. */
+  readonly chatTemplate: string | undefined;
+  /** The texts of the special tokens. */
+  readonly specialTokens: readonly string[];
+  /** Ids of plain text; the text of a special token comes out as ordinary tokens. */
+  encode(text: string): number[];
+  /** Ids of trusted text, in which the texts of special tokens stand for those tokens. */
+  encodeWithSpecials(text: string): number[];
+  /** Cuts trusted text into special tokens (ids) and the plain text between them (strings). */
+  splitSpecials(text: string): (string | number)[];
+  /** Bytes that are no UTF-8 become U+FFFD. Throws RangeError for an id outside the vocabulary. */
+  decode(ids: Iterable<number>, options?: DecodeOptions): string;
+  /** Decodes id by id: the pieces joined, with the flush, are what `decode` returns for all ids. */
+  streamDecoder(options?: DecodeOptions): StreamDecoder;
+  /** The id of a token, spelt as in tokenizer.json. Throws TokenizerError when there is none. */
+  idOf(token: string): number;
+}
+
+export interface DecodeOptions {
+  /** Leave special tokens out. Default false. */
+  skipSpecial?: boolean;
+}
+
+export interface StreamDecoder {
+  /** The text that `id` completes: never half a code point, so it may be empty. */
+  push(id: number): string;
+  /** The rest: U+FFFD when the ids stopped within a character, else empty. */
+  flush(): string;
+}
+
+interface AddedToken {
+  id: number;
+  content: string;
+  special: boolean;
+  lstrip: boolean;
+  rstrip: boolean;
+}
+
+type JsonObject = Record<string, unknown>;
+
+/**
+ * Loads tokenizer.json from a Hugging Face model directory, with tokenizer_config.json, generation_config.json,
+ * config.json and chat_template.jinja where they exist. Throws TokenizerError: the file, and what is wrong with it.
+ */
+export function loadTokenizer(dir: string): Tokenizer {
+  const path = join(dir, "tokenizer.json");
+  const json = readJson(path);
+  if (json === undefined) {
+    throw new TokenizerError(`tokenizer: ${path} does not exist; name a directory that holds a model`);
+  }
+  const tokenizerConfig = readJson(join(dir, "tokenizer_config.json")) ?? {};
+  const configs = [readJson(join(dir, "generation_config.json")), readJson(join(dir, "config.json"))];
+
+  const model = asObject(json["model"]);
+  const vocab = asObject(model?.["vocab"]);
+  const isByteLevel = JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"');
+  if (model === undefined || vocab === undefined || !Array.isArray(model["merges"]) || !isByteLevel) {
+    throw new TokenizerError(`tokenizer: ${path} is no byte-level BPE tokenizer (as GPT-2, Llama 3 and Qwen have)`);
+  }
+  const added = readAddedTokens(path, json["added_tokens"]);
+  const specials = added.filter((token) => token.special);
+  const ordinary = added.filter((token) => !token.special);
+  const bytesOfId = byteTable(path, vocab, added);
+
+  // ignore_merges looks a whole piece up in the vocabulary, where some models list their special tokens as well.
+  const specialTexts = new Set(specials.map((token) => token.content));
+  const plainVocab = Object.fromEntries(Object.entries(vocab).filter(([token]) => !specialTexts.has(token)));
+  const plain = { ...json, added_tokens: [], model: { ...model, type: "BPE", vocab: plainVocab } };
+  const encodePlain = pieceEncoder(buildLibraryTokenizer(path, plain));
+
+  function encode(text: string): number[] {
+    checkText(text);
+    return splitAtTokens(text, ordinary).flatMap((part) => (typeof part === "number" ? [part] : encodePlain(part)));
+  }
+
+  function splitSpecials(text: string): (string | number)[] {
+    checkText(text);
+    return splitAtTokens(text, specials);
+  }
+
+  function encodeWithSpecials(text: string): number[] {
+    return splitSpecials(text).flatMap((part) => (typeof part === "number" ? [part] : encode(part)));
+  }
+
+  const textOfAdded = new Map(added.map((token) => [token.id, token]));
+
+  function streamDecoder({ skipSpecial = false }: DecodeOptions = {}): StreamDecoder {
+    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true }); // a byte-order mark is text like any other
+    return {
+      push(id) {
+        const token = textOfAdded.get(id);
+        if (token?.special === true && skipSpecial) return "";
+        if (token !== undefined) return utf8.decode() + token.content;
+        const bytes = bytesOfId[id];
+        if (bytes === undefined) {
+          throw new RangeError(`tokenizer: id ${id} is not in the vocabulary of ${bytesOfId.length} tokens`);
+        }
+        return utf8.decode(bytes, { stream: true });
+      },
+      flush: () => utf8.decode(),
+    };
+  }
+
+  function decode(ids: Iterable<number>, options?: DecodeOptions): string {
+    const decoder = streamDecoder(options);
+    let text = "";
+    for (const id of ids) text += decoder.push(id);
+    return text + decoder.flush();
+  }
+
+  const idOfAdded = new Map(added.map((token) => [token.content, token.id]));
+
+  function idOf(token: string): number {
+    const id = idOfAdded.get(token) ?? (Object.hasOwn(vocab!, token) ? (vocab![token] as number) : undefined);
+    if (id === undefined) throw new TokenizerError(`tokenizer: no token ${JSON.stringify(token)} in ${path}`);
+    return id;
+  }
+
+  const eosToken = tokenText(tokenizerConfig["eos_token"]);
+  const padToken = tokenText(tokenizerConfig["pad_token"]);
+  const eosIds = configs.map((config) => [config?.["eos_token_id"] ?? []].flat() as number[])
+    .find((ids) => ids.length > 0) ?? (eosToken === undefined ? [] : [idOf(eosToken)]);
+  const unknown = eosIds.find((id) => bytesOfId[id] === undefined && !textOfAdded.has(id));
+  if (unknown !== undefined) {
+    throw new TokenizerError(`tokenizer: eos_token_id ${unknown} in ${dir} is not in the vocabulary`);
+  }
+  return {
+    vocabSize: bytesOfId.length,
+    eosIds,
+    padId: padToken === undefined ? (eosIds[0] ?? 0) : idOf(padToken),
+    bosToken: tokenText(tokenizerConfig["bos_token"]),
+    eosToken,
+    chatTemplate: readChatTemplate(dir, tokenizerConfig),
+    specialTokens: [...specialTexts],
+    encode,
+    encodeWithSpecials,
+    splitSpecials,
+    decode,
+    streamDecoder,
+    idOf,
+  };
+}
+
+/**
+ * Text to ids, one piece at a time. Remembering a piece's ids changes nothing but the time: after the first splitter
+ * stage, the later stages and the merging treat every piece by itself.
+ */
+function pieceEncoder({ normalizer, pre_tokenizer: root, model }: LibraryTokenizer): (text: string) => number[] {
+  const [firstStage, ...laterStages] = root?.tokenizers ?? (root === null ? [] : [root]);
+  const remembered = new Map<string, number[]>();
+
+  function encodePiece(piece: string): number[] {
+    let pieces = [piece];
+    for (const stage of laterStages) pieces = pieces.flatMap((part) => stage.pre_tokenize_text(part));
+    return model.encode(pieces).map((token) => model.tokens_to_ids.get(token)!);
+  }
+
+  return function encode(text) {
+    const normalized = normalizer === null ? text : normalizer(text);
+    const ids: number[] = [];
+    for (const piece of firstStage?.pre_tokenize_text(normalized) ?? [normalized]) {
+      let pieceIds = remembered.get(piece);
+      if (pieceIds === undefined) {
+        pieceIds = encodePiece(piece);
+        if (remembered.size >= MAX_REMEMBERED_PIECES) remembered.clear();
+        if (piece.length <= MAX_REMEMBERED_LENGTH) remembered.set(piece, pieceIds);
+      }
+      for (const id of pieceIds) ids.push(id);
+    }
+    return ids;
+  };
+}
+
+/** Cuts `text` at every occurrence of a token: ids for the tokens (longest match first), strings for the rest. */
+function splitAtTokens(text: string, tokens: readonly AddedToken[]): (string | number)[] {
+  if (tokens.length === 0) return text === "" ? [] : [text];
+  const byContent = new Map(tokens.map((token) => [token.content, token]));
+  const longestFirst = [...byContent.keys()].sort((a, b) => b.length - a.length);
+  const pattern = longestFirst.map((content) => content.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|");
+  const parts = text.split(new RegExp(`(${pattern})`)); // text, token, text, ..., token, text
+  for (let i = 1; i < parts.length; i += 2) {
+    const { lstrip, rstrip } = byContent.get(parts[i]!)!;
+    if (lstrip) parts[i - 1] = parts[i - 1]!.trimEnd();
+    if (rstrip) parts[i + 1] = parts[i + 1]!.trimStart();
+  }
+  return parts.map((part, i) => (i % 2 === 1 ? byContent.get(part)!.id : part)).filter((part) => part !== "");
+}
+
+function checkText(text: string): void {
+  if (text.length > MAX_TEXT_LENGTH) {
+    throw new RangeError(`tokenizer: a text of ${text.length} characters is above ${MAX_TEXT_LENGTH}; split it`);
+  }
+}
+
+/** Id -> the bytes it stands for; undefined where the ids leave a gap. */
+function byteTable(path: string, vocab: JsonObject, added: readonly AddedToken[]): (Uint8Array | undefined)[] {
+  const encoder = new TextEncoder();
+  const ids = [...Object.values(vocab), ...added.map((token) => token.id)];
+  const largest = 2 ** 24;
+  if (!ids.every((id) => typeof id === "number" && Number.isInteger(id) && id >= 0 && id < largest)) {
+    throw new TokenizerError(`tokenizer: ${path}: token ids must be integers from 0 to ${largest - 1}`);
+  }
+  const table = new Array<Uint8Array | undefined>((ids as number[]).reduce((a, b) => Math.max(a, b), -1) + 1);
+  for (const [token, id] of Object.entries(vocab) as [string, number][]) {
+    if (table[id] !== undefined) throw new TokenizerError(`tokenizer: ${path}: two tokens share the id ${id}`);
+    const bytes = Array.from(token, (character) => CHAR_TO_BYTE.get(character));
+    // A token outside the byte alphabet was put into the vocabulary by hand, as itself.
+    table[id] = bytes.includes(undefined) ? encoder.encode(token) : Uint8Array.from(bytes as number[]);
+  }
+  return table;
+}
+
+function readAddedTokens(path: string, value: unknown): AddedToken[] {
+  return (Array.isArray(value) ? value : []).map((item: unknown) => {
+    const token = asObject(item) ?? {};
+    const { id, content } = token;
+    if (typeof id !== "number" || typeof content !== "string" || content === "") {
+      throw new TokenizerError(`tokenizer: ${path}: an added token lacks its id or content`);
+    }
+    const isSet = (flag: string): boolean => token[flag] === true;
+    return { id, content, special: isSet("special"), lstrip: isSet("lstrip"), rstrip: isSet("rstrip") };
+  });
+}
+
+function buildLibraryTokenizer(path: string, json: object): LibraryTokenizer {
+  try {
+    return new LibraryTokenizer(json, {});
+  } catch (cause) {
+    throw new TokenizerError(`tokenizer: ${path} is not a valid tokenizer: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** Templates come in a file of their own, as a string, or as a list of named ones. */
+function readChatTemplate(dir: string, tokenizerConfig: JsonObject): string | undefined {
+  const file = join(dir, "chat_template.jinja");
+  if (existsSync(file)) return readFileSync(file, "utf8");
+  const value = tokenizerConfig["chat_template"];
+  const named = Array.isArray(value) ? value.map(asObject).find((item) => item?.["name"] === "default") : undefined;
+  const template = named?.["template"] ?? value;
+  return typeof template === "string" ? template : undefined;
+}
+
+/** A token in tokenizer_config.json: its text, or an object that holds it. */
+function tokenText(value: unknown): string | undefined {
+  const text = asObject(value)?.["content"] ?? value;
+  return typeof text === "string" ? text : undefined;
+}
+
+function asObject(value: unknown): JsonObject | undefined {
+  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined;
+}
+
+/** Undefined when the file does not exist. */
+function readJson(path: string): JsonObject | undefined {
+  if (!existsSync(path)) return undefined;
+  if (statSync(path).size > MAX_FILE_BYTES) {
+    throw new TokenizerError(`tokenizer: ${path} is above ${MAX_FILE_BYTES} bytes`);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(readFileSync(path, "utf8"));
+  } catch (cause) {
+    throw new TokenizerError(`tokenizer: ${path} is not valid JSON (${(cause as Error).message})`, { cause });
+  }
+  const object = asObject(value);
+  if (object === undefined) throw new TokenizerError(`tokenizer: ${path} does not hold a JSON object`);
+  return object;
+}
