@@ -1,0 +1,156 @@
+/**
+ * Reverse-mode differentiation: walk the recorded operations from the loss to the parameters, each once, accumulating.
+ *
+ * What an operation saved is freed as soon as its rule has run, and a gradient as soon as its last reader has: the
+ * memory peak of a step is that of its forward pass. A graph can therefore be walked once.
+ */
+import { addInto, add, copy, fill } from "../tensor/elementwise.ts";
+import { currentScope, release, scope, type Storage } from "../tensor/memory.ts";
+import { ShapeError, show, sizeOf } from "../tensor/shape.ts";
+import { dispose, keep, type Tensor } from "../tensor/tensor.ts";
+import type { Variable } from "./variable.ts";
+
+/**
+ * Adds dLoss/dParameter to `grad` of every tracked leaf that `loss` depends on. `cotangent` is dL/dLoss, 1 for a scalar.
+ * Equals `loss.backward(cotangent)` in PyTorch without `retain_graph`.
+ * @throws ShapeError when `loss` is not a scalar and no cotangent is given, or the shapes differ.
+ * @throws Error when the graph was already walked.
+ */
+export function backward(loss: Variable, cotangent?: Tensor): void {
+  const { shape } = loss.value;
+  if (!cotangent && sizeOf(shape) !== 1) {
+    throw new ShapeError(`backward: the loss has shape ${show(shape)}; reduce it to a scalar or pass a cotangent`);
+  }
+  if (cotangent && show(cotangent.shape) !== show(shape)) {
+    throw new ShapeError(`backward: cotangent ${show(cotangent.shape)} for a value of shape ${show(shape)}`);
+  }
+  if (!loss.tracked) throw new Error("backward: the loss does not depend on any parameter");
+  const order = topologicalOrder(loss);
+  for (const { producer } of order) {
+    if (producer && !producer.rule) {
+      throw new Error(
+        `backward: the graph through "${producer.op}" was already walked and what it saved is freed. ` +
+          "Fix: run the forward pass again, or add the losses and call backward once",
+      );
+    }
+  }
+  scope(() => {
+    const gradients = new PendingGradients();
+    gradients.add(loss, cotangent ?? fill(shape, 1));
+    for (const variable of order.reverse()) {
+      const dy = gradients.take(variable);
+      if (!dy) continue;
+      if (!variable.producer) {
+        accumulateLeaf(variable, dy, gradients);
+        continue;
+      }
+      const { inputs, rule } = variable.producer;
+      const results = scope(() => rule!(dy));
+      variable.producer.rule = null;
+      inputs.forEach((input, i) => {
+        const dx = results[i];
+        if (!dx || !input.tracked) return;
+        if (show(dx.shape) !== show(input.value.shape)) {
+          throw new ShapeError(`${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`);
+        }
+        gradients.add(input, dx);
+      });
+      gradients.done(dy.storage);
+    }
+  });
+}
+
+/** Drops the gradients of parameters, so that the next `backward` starts from zero. */
+export function zeroGrad(parameters: Iterable<Variable>): void {
+  for (const parameter of parameters) {
+    if (parameter.grad) dispose(parameter.grad);
+    parameter.grad = null;
+  }
+}
+
+/** Inputs before outputs. Iterative: a recursion would overflow the stack on deep graphs. */
+function topologicalOrder(root: Variable): Variable[] {
+  const order: Variable[] = [];
+  const visited = new Set<Variable>([root]);
+  const stack: { variable: Variable; next: number }[] = [{ variable: root, next: 0 }];
+  for (let top = stack.at(-1); top; top = stack.at(-1)) {
+    const input = top.variable.producer?.inputs[top.next++];
+    if (!input) {
+      order.push(stack.pop()!.variable);
+    } else if (input.tracked && !visited.has(input)) {
+      visited.add(input);
+      stack.push({ variable: input, next: 0 });
+    }
+  }
+  return order;
+}
+
+/**
+ * Gradients that wait for their operation's turn. Several Variables may share one storage (`add` passes dy through
+ * to both inputs), so readers are counted: a shared gradient is never added into, an unread one is freed.
+ */
+class PendingGradients {
+  readonly #pending = new Map<Variable, { gradient: Tensor; owned: boolean }>();
+  readonly #readers = new Map<Storage, number>();
+  readonly #scope = currentScope();
+
+  /** Whether backward allocated this storage and nobody reads it any more. */
+  isUnread(storage: Storage): boolean {
+    return storage.owner === this.#scope && (this.#readers.get(storage) ?? 0) === 0;
+  }
+
+  /** Whether backward allocated this storage and one reader is left. */
+  isLastReader(storage: Storage): boolean {
+    return storage.owner === this.#scope && this.#readers.get(storage) === 1;
+  }
+
+  #hold(storage: Storage): void {
+    this.#readers.set(storage, (this.#readers.get(storage) ?? 0) + 1);
+  }
+
+  add(variable: Variable, gradient: Tensor): void {
+    const existing = this.#pending.get(variable);
+    if (!existing) {
+      this.#pending.set(variable, { gradient, owned: false });
+      this.#hold(gradient.storage);
+    } else if (existing.owned) {
+      addInto(existing.gradient, gradient);
+      if (this.isUnread(gradient.storage)) release(gradient.storage);
+    } else {
+      const sum = add(existing.gradient, gradient);
+      this.#pending.set(variable, { gradient: sum, owned: true });
+      this.#hold(sum.storage);
+      this.done(existing.gradient.storage);
+      if (this.isUnread(gradient.storage)) release(gradient.storage);
+    }
+  }
+
+  /** The accumulated gradient of a Variable whose turn has come; undefined when nothing flowed into it. */
+  take(variable: Variable): Tensor | undefined {
+    const entry = this.#pending.get(variable);
+    this.#pending.delete(variable);
+    return entry?.gradient;
+  }
+
+  /** One reader of this storage has finished. */
+  done(storage: Storage): void {
+    const readers = (this.#readers.get(storage) ?? 1) - 1;
+    this.#readers.set(storage, readers);
+    if (readers === 0 && storage.owner === this.#scope) release(storage);
+  }
+}
+
+/** A parameter's gradient outlives the walk: take the tensor over if nobody else reads it, else copy it. */
+function accumulateLeaf(leaf: Variable, dy: Tensor, gradients: PendingGradients): void {
+  if (leaf.grad) {
+    addInto(leaf.grad, dy);
+    gradients.done(dy.storage);
+    return;
+  }
+  if (gradients.isLastReader(dy.storage)) {
+    leaf.grad = keep(dy);
+  } else {
+    leaf.grad = keep(copy(dy));
+    gradients.done(dy.storage);
+  }
+}

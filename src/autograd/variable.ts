@@ -1,0 +1,61 @@
+/**
+ * A Variable is a tensor that remembers how it was computed, so that `backward` can differentiate through it.
+ *
+ * There is no global gradient switch: an operation records itself exactly when one of its inputs is tracked. Rollouts
+ * and reference policies run on detached parameters and therefore record nothing.
+ */
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** The operation that produced a Variable: its inputs, and the rule from the output's gradient to the inputs'. */
+export interface Producer {
+  readonly op: string;
+  readonly inputs: readonly Variable[];
+  /** dL/dOutput -> dL/dInput for each input (null where it is not tracked). Cleared once used: it holds what was saved. */
+  rule: ((dy: Tensor) => readonly (Tensor | null)[]) | null;
+}
+
+export interface Variable {
+  readonly value: Tensor;
+  /** Whether gradients flow into this Variable. */
+  readonly tracked: boolean;
+  /** The operation it came from; null for parameters and constants. */
+  readonly producer: Producer | null;
+  /** dL/dValue, set by `backward` on parameters only. Accumulates until `zeroGrad`. */
+  grad: Tensor | null;
+}
+
+/** A leaf whose gradient is wanted. */
+export function parameter(value: Tensor): Variable {
+  return { value, tracked: true, producer: null, grad: null };
+}
+
+/** A leaf without gradient: data, masks, advantages. */
+export function constant(value: Tensor): Variable {
+  return { value, tracked: false, producer: null, grad: null };
+}
+
+/** The same value, cut off from the graph (PyTorch's `detach`). */
+export function detach(x: Variable): Variable {
+  return constant(x.value);
+}
+
+/**
+ * Records an operation whose inputs have independent gradient rules, each run only if its input is tracked:
+ * `record("mul", y, [a, (dy) => mul(dy, b)], [b, (dy) => mul(dy, a)])`.
+ */
+export function record(op: string, value: Tensor, ...edges: readonly [Variable, (dy: Tensor) => Tensor][]): Variable {
+  return recordJoint(op, value, edges.map(([input]) => input), (dy) =>
+    edges.map(([input, rule]) => (input.tracked ? rule(dy) : null)),
+  );
+}
+
+/** Records an operation whose backward kernel yields the gradients of several inputs at once. */
+export function recordJoint(
+  op: string,
+  value: Tensor,
+  inputs: readonly Variable[],
+  rule: (dy: Tensor) => readonly (Tensor | null)[],
+): Variable {
+  const tracked = inputs.some((input) => input.tracked);
+  return { value, tracked, producer: tracked ? { op, inputs, rule } : null, grad: null };
+}

@@ -1,0 +1,97 @@
+/** What the command-line entries share: checked numbers, one-line errors, exit codes, a clean end of the process. */
+import { existsSync, readdirSync } from "node:fs";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { checkHealth, GpuError } from "./tensor/device.ts";
+
+/** Bad usage that commander cannot see by itself. */
+export class UsageError extends Error {
+  override name = "UsageError";
+}
+
+/** A loss or gradient that is not finite. */
+export class NumericsError extends Error {
+  override name = "NumericsError";
+}
+
+/** Raised where a model or data is read; matched by name, so that this file need not import those that raise them. */
+const DATA_ERRORS = ["CheckpointError", "SafetensorsError", "TokenizerError", "TemplateError", "CorpusError"];
+
+/** Exit codes: 0 ok, 1 bug, 2 usage, 3 model or data refused, 4 GPU, 5 numerics. */
+function exitCode(error: unknown): number {
+  if (error instanceof GpuError) return 4;
+  if (error instanceof NumericsError) return 5;
+  if (!(error instanceof Error)) return 1;
+  if (error instanceof UsageError || error.name === "LengthError") return 2;
+  if (DATA_ERRORS.includes(error.name)) return 3;
+  const { code } = error as NodeJS.ErrnoException;
+  if (typeof code === "string" && /^E[A-Z]+$/.test(code)) return 3; // file system: missing, unwritable, full
+  return 1;
+}
+
+/** A command that reports unknown flags and bad values with exit code 2. */
+export function command(name: string, description: string): Command {
+  return new Command(name).description(description).exitOverride().showHelpAfterError("(--help lists all flags)");
+}
+
+/** Parses a flag's value as an integer within bounds. */
+export function integer(low: number, high = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isSafeInteger(value) || value < low || value > high) {
+      const bound = high === Number.MAX_SAFE_INTEGER ? "up" : `to ${high}`;
+      throw new InvalidArgumentError(`must be an integer from ${low} ${bound}.`);
+    }
+    return value;
+  };
+}
+
+/** Parses a flag's value as a number within bounds. */
+export function number(low: number, high = Infinity): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !Number.isFinite(value) || value < low || value > high) {
+      throw new InvalidArgumentError(`must be a number from ${low} ${high === Infinity ? "up" : `to ${high}`}.`);
+    }
+    return value;
+  };
+}
+
+/** @throws UsageError when `directory` exists and holds something: results are never overwritten. */
+export function requireNewDirectory(directory: string, flag: string): void {
+  if (existsSync(directory) && readdirSync(directory).length > 0) {
+    throw new UsageError(`${directory} is not empty. Fix: choose another ${flag}, or remove it first`);
+  }
+}
+
+/** Runs an entry: a known failure becomes one line on stderr and an exit code. */
+export async function runMain(main: () => Promise<void>): Promise<void> {
+  try {
+    await main();
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? 0 : 2; // commander has printed its message
+    } else {
+      const cause = rootCause(error);
+      process.exitCode = exitCode(cause);
+      if (process.exitCode === 1) console.error(cause);
+      else console.error(`error: ${oneLine((cause as Error).message, process.exitCode)}`);
+    }
+  }
+  // Dawn's event loop may keep the process alive; everything is written synchronously by now.
+  process.exit();
+}
+
+/** Messages may quote a damaged file, line breaks included. Those of the GPU show a shader's source and keep theirs. */
+function oneLine(message: string, code: number): string {
+  return code === 4 ? message : message.replace(/\s*[\r\n]+\s*/g, " ");
+}
+
+/** A GPU failure explains whatever went wrong after it. */
+function rootCause(error: unknown): unknown {
+  try {
+    checkHealth();
+    return error;
+  } catch (failure) {
+    return failure;
+  }
+}

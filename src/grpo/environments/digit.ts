@@ -1,0 +1,25 @@
+/**
+ * The reference experiment's task: guess a digit. The right answer is always 5, but the model is never told: it must
+ * find out from rewards alone that a single digit pays, and that digits near 5 pay more.
+ *
+ *   reward = 1 - |answer - 5| / 9   when the whole reply is one ASCII digit, else 0
+ */
+import type { Environment } from "../environment.ts";
+
+const TARGET = 5;
+
+export const digit: Environment = {
+  name: "digit",
+  prompts: () => [
+    {
+      id: "digit",
+      messages: [
+        {
+          role: "user",
+          content: "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.",
+        },
+      ],
+    },
+  ],
+  reward: (_prompt, text) => (/^[0-9]$/.test(text) ? 1 - Math.abs(Number(text) - TARGET) / 9 : 0),
+};

@@ -1,0 +1,105 @@
+/** The README.md of a pretrained model: data and licences, recipe, losses, and what it says to twenty prompts. */
+import type { ChatModel } from "./chat_model.ts";
+import { sampleCompletions } from "./sampler.ts";
+
+/** Where the training text came from. */
+export interface TextSource {
+  readonly name: string;
+  readonly license: string;
+  readonly source: string;
+  /** Dialogues used for training and validation. */
+  readonly dialogues: number;
+}
+
+export interface CardFacts {
+  readonly command: string;
+  readonly settings: Readonly<Record<string, unknown>>;
+  readonly parameters: number;
+  readonly trainTokens: number;
+  readonly sources: readonly TextSource[];
+  /** Mean next-token loss (nats) on held-out text, by training step. */
+  readonly validation: readonly { readonly step: number; readonly loss: number }[];
+  /** Tokens that each validation loss is the mean of. */
+  readonly validationTokens: number;
+}
+
+/** What every model is asked; the last but one is the prompt of the GRPO experiment. */
+const PROMPTS = [
+  "Hello!",
+  "How are you today?",
+  "What is your name?",
+  "What can you do?",
+  "Tell me a joke.",
+  "What is the capital of France?",
+  "What color is the sky?",
+  "What sound does a cow make?",
+  "How many legs does a spider have?",
+  "What is the opposite of hot?",
+  "Name three animals.",
+  "Say the word apple.",
+  "What is 3 + 4?",
+  "What is 17 + 25?",
+  "What is 9 minus 4? Answer only with the number.",
+  "Which is larger, 12 or 31?",
+  "What number comes after 7?",
+  "Is water wet? Answer only with yes or no.",
+  "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.",
+  "Thank you. Goodbye!",
+];
+
+/** Writes the card; asks the model all prompts at temperature 0. */
+export async function modelCard(chat: ChatModel, facts: CardFacts): Promise<string> {
+  const prompts = PROMPTS.map((content) => chat.encodePrompt([{ role: "user", content }]));
+  const replies = await sampleCompletions(chat.model, prompts, 1, {
+    maxNewTokens: 40,
+    temperature: 0,
+    seed: 0,
+    endIds: chat.tokenizer.eosIds,
+  });
+  const reply = (i: number): string => chat.tokenizer.decode(replies[i]![0]!.tokens, { skipSpecial: true });
+  const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
+  const { settings, validation } = facts;
+  const last = validation.at(-1);
+  return `# A small chat model
+
+A ${(facts.parameters / 1e6).toFixed(2)} million parameter language model in the Qwen3 architecture, pretrained from scratch by
+[WebGRPO](../README.md) on WebGPU. It exists to be the start of a reinforcement learning experiment: it answers in short
+English sentences, does a little arithmetic imperfectly, and answers "only with a single integer" now and then. It knows
+next to nothing and must not be relied on for anything.
+
+Files: \`config.json\`, \`model.safetensors\` (bfloat16), \`tokenizer.json\`, \`tokenizer_config.json\` (with the chat template),
+\`generation_config.json\`. Python transformers loads the folder as \`Qwen3ForCausalLM\`.
+
+## Data and licences
+
+| text | dialogues | licence | source |
+|---|---:|---|---|
+${facts.sources.map(({ name, dialogues, license, source }) => `| ${name} | ${dialogues} | ${license} | ${source} |`).join("\n")}
+
+The generated dialogues (small talk, facts, numbers, arithmetic, "answer only with ...", guessing games, refusals) come from
+\`src/data/dialogues.ts\`. One dialogue in a hundred is held out for validation.
+
+## Recipe
+
+    ${facts.command}
+
+${facts.trainTokens.toLocaleString("en")} training tokens; AdamW (0.9, 0.95), global-norm clip 1, linear warm-up and cosine decay to 0. Settings:
+${Object.entries(settings).filter(([key]) => key !== "corpora").map(([key, value]) => `\`${key}\` ${String(value)}`).join(", ")}.
+
+## Loss
+
+Mean next-token cross-entropy in nats over ${facts.validationTokens.toLocaleString("en")} tokens of held-out dialogues (users' turns included)${last ? `: **${last.loss.toFixed(4)}** at the end` : ""}.
+
+| step | validation loss |
+|---:|---:|
+${validation.map(({ step, loss }) => `| ${step} | ${loss.toFixed(4)} |`).join("\n")}
+
+## What it says
+
+Temperature 0; \`npx tsx src/model/generate.ts --prompt "..."\` prints the same.
+
+| prompt | reply |
+|---|---|
+${PROMPTS.map((prompt, i) => `| ${cell(prompt)} | ${cell(reply(i))} |`).join("\n")}
+`;
+}

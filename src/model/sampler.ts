@@ -1,0 +1,161 @@
+/**
+ * Batched decoding: prompts in, sampled completions with their log-probabilities out.
+ *
+ * Each distinct prompt is run once (prefill); its keys and values are copied to all of its samples. Then one forward
+ * pass per token serves every row. Sampling, end-of-text and positions live on the GPU, so the host reads back only
+ * every few tokens. Departs from the textbook: rows that have ended go on computing, unrecorded, until all have ended.
+ */
+import { constant } from "../autograd/variable.ts";
+import { embedding, tokenIds } from "../tensor/embedding.ts";
+import { copyCachePrefix, createKvCache, disposeKvCache } from "../tensor/kv_cache.ts";
+import { scope, scopeAsync } from "../tensor/memory.ts";
+import { sample, type SamplerState } from "../tensor/sample.ts";
+import { readAll, reshape, tensor, type Tensor } from "../tensor/tensor.ts";
+import { arangePositions, frozen, hiddenStates, logits, type Gpt } from "./gpt.ts";
+
+export interface SamplingOptions {
+  /** Longest completion in tokens, the end token included. */
+  readonly maxNewTokens: number;
+  /** Divides the logits; 0 takes the most likely token. */
+  readonly temperature: number;
+  /** A u32. Together with prompt, sample number and position it determines every random number. */
+  readonly seed: number;
+  /** Tokens that end a completion; they are part of it. */
+  readonly endIds: readonly number[];
+  /** Number of the first sample of each prompt (default 0): later calls continue where earlier ones stopped. */
+  readonly firstSample?: number;
+  /** Tokens drawn between two readbacks (default 8). */
+  readonly tokensPerReadback?: number;
+  /** Called after each readback with each row's tokens so far; for streaming. */
+  readonly onTokens?: (rows: readonly (readonly number[])[]) => void;
+}
+
+export interface Completion {
+  /** Sampled ids, the end token included if one was drawn. */
+  readonly tokens: readonly number[];
+  /** log p(token) under the distribution each token was drawn from (temperature applied; temperature 1 if greedy). */
+  readonly logProbs: readonly number[];
+  /** Whether an end token was drawn; otherwise the completion was cut at `maxNewTokens`. */
+  readonly ended: boolean;
+}
+
+/** A prompt that leaves no room for its completion, or is empty. */
+export class LengthError extends RangeError {
+  override name = "LengthError";
+}
+
+/**
+ * Draws `samples` completions of every prompt: result[prompt][sample].
+ * @throws LengthError for an empty prompt, or when prompt and completion exceed the model's positions.
+ */
+export async function sampleCompletions(
+  model: Gpt,
+  prompts: readonly (readonly number[])[],
+  samples: number,
+  options: SamplingOptions,
+): Promise<Completion[][]> {
+  const { config } = model;
+  const { maxNewTokens, temperature, seed, endIds, firstSample = 0, tokensPerReadback = 8 } = options;
+  const longest = Math.max(...prompts.map(({ length }) => length));
+  if (prompts.length === 0 || prompts.some(({ length }) => length === 0)) throw new LengthError("generate: empty prompt");
+  if (longest + maxNewTokens > config.maxPositions) {
+    throw new LengthError(
+      `generate: ${longest} prompt tokens and ${maxNewTokens} new ones exceed the model's ${config.maxPositions} positions. ` +
+        "Fix: a shorter prompt or fewer new tokens",
+    );
+  }
+  const policy = frozen(model);
+  const rowPrompt = prompts.flatMap((_, prompt) => new Array<number>(samples).fill(prompt));
+  const rows = rowPrompt.length;
+  const cache = createKvCache(config.layers, { ...config, batch: rows, capacity: longest + maxNewTokens });
+  try {
+    return await scopeAsync(async () => {
+      const state: SamplerState = {
+        streams: tensor(
+          Uint32Array.from(rowPrompt.flatMap((prompt, row) => [promptStream(prompts[prompt]!), firstSample + (row % samples)])),
+          [rows, 2],
+        ),
+        endIdList: tensor(Uint32Array.from(endIds.length > 0 ? endIds : [0])),
+        endIdCount: endIds.length,
+        nextIds: tensor(new Uint32Array(rows)),
+        // The sampler adds 1 to positions: the first token it draws stands where the prompt ends.
+        positions: tensor(Uint32Array.from(rowPrompt, (prompt) => prompts[prompt]!.length - 1)),
+        progress: tensor(new Uint32Array(2 * rows), [rows, 2]),
+        tokens: tensor(new Uint32Array(rows * maxNewTokens), [rows, maxNewTokens]),
+        logProbs: tensor(new Float32Array(rows * maxNewTokens), [rows, maxNewTokens]),
+      };
+
+      let result: Completion[] = [];
+      for (let step = 0; step < maxNewTokens; step++) {
+        scope(() => {
+          const next = step === 0 ? prefill(policy, prompts, rowPrompt, cache, longest) : decodeStep(policy, cache, state);
+          sample(next, state, step, temperature, seed);
+        });
+        if ((step + 1) % tokensPerReadback !== 0 && step < maxNewTokens - 1) continue;
+        result = await readState(state);
+        options.onTokens?.(result.map(({ tokens }) => tokens));
+        if (result.every(({ ended }) => ended)) break;
+      }
+      return prompts.map((_, prompt) => result.slice(prompt * samples, (prompt + 1) * samples));
+    });
+  } finally {
+    disposeKvCache(cache);
+  }
+}
+
+/** Runs all prompts at once, right-padded, fills the cache of every row, and returns the logits [rows, V] that follow. */
+function prefill(
+  policy: Gpt,
+  prompts: readonly (readonly number[])[],
+  rowPrompt: readonly number[],
+  cache: ReturnType<typeof createKvCache>,
+  longest: number,
+): Tensor {
+  const { config } = policy;
+  const batch = prompts.length;
+  const promptCache = createKvCache(config.layers, { ...config, batch, capacity: longest });
+  try {
+    return scope(() => {
+      // Padding comes after the prompt: causal attention never shows it to a real token, and decoding overwrites it.
+      const padded = Uint32Array.from({ length: batch * longest }, (_, i) => prompts[Math.floor(i / longest)]![i % longest] ?? 0);
+      const hidden = hiddenStates(policy, tokenIds(padded, [batch, longest]), {
+        positions: arangePositions(batch, longest),
+        cache: { kv: promptCache, starts: tensor(new Uint32Array(batch)) },
+      });
+      // Picking rows of a matrix is what the embedding kernel does: the hidden state at each prompt's last token.
+      const lastTokens = rowPrompt.map((prompt) => prompt * longest + prompts[prompt]!.length - 1);
+      const last = embedding(hidden.value, tokenIds(lastTokens));
+      copyCachePrefix(cache, promptCache, tensor(Uint32Array.from(rowPrompt)), longest);
+      return logits(policy, constant(last)).value;
+    });
+  } finally {
+    disposeKvCache(promptCache);
+  }
+}
+
+/** One forward pass over the token drawn last by each row: logits [rows, V] of the next. */
+function decodeStep(policy: Gpt, cache: ReturnType<typeof createKvCache>, { nextIds, positions }: SamplerState): Tensor {
+  const rows = nextIds.shape[0]!;
+  const ids = { tensor: reshape(nextIds, [rows, 1]), host: new Uint32Array(0) }; // drawn on the GPU: the host never sees them
+  const hidden = hiddenStates(policy, ids, { positions, cache: { kv: cache, starts: positions } });
+  return logits(policy, hidden).value;
+}
+
+async function readState({ tokens, logProbs, progress }: SamplerState): Promise<Completion[]> {
+  const [ids, probabilities, counts] = (await readAll([tokens, logProbs, progress])) as [Uint32Array, Float32Array, Uint32Array];
+  const [rows, maxSteps] = tokens.shape as [number, number];
+  return Array.from({ length: rows }, (_, row) => {
+    const start = row * maxSteps;
+    const length = counts[2 * row]!;
+    return {
+      tokens: [...ids.subarray(start, start + length)],
+      logProbs: [...probabilities.subarray(start, start + length)],
+      ended: counts[2 * row + 1] === 1,
+    };
+  });
+}
+
+/** A u32 that names a prompt's stream of random numbers: the FNV-1a hash of its ids. */
+export function promptStream(ids: readonly number[]): number {
+  return ids.reduce((hash, id) => Math.imul(hash ^ id, 0x01000193) >>> 0, 0x811c9dc5);
+}

@@ -1,0 +1,81 @@
+/**
+ * A training run on disk: weights, moments, step and settings, so that a resumed run continues bit for bit.
+ * The directory is replaced as a whole (written under another name, then renamed): an interrupted save costs nothing.
+ */
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { AdamW } from "../autograd/adamw.ts";
+import { openSafetensors, writeSafetensors } from "../data/safetensors.ts";
+import { read } from "../tensor/tensor.ts";
+import { CheckpointError, configToHub, loadGpt, replaceDirectory, TEXT_FILES } from "./checkpoint.ts";
+import type { Gpt } from "./gpt.ts";
+import type { PretrainSettings } from "./pretrain.ts";
+
+interface TrainingState {
+  readonly settings: PretrainSettings;
+  /** Steps done. */
+  readonly step: number;
+  readonly model: Gpt;
+  readonly optimizer: AdamW;
+}
+
+/** Writes the state to `directory`; the tokenizer's files are copied from `textFrom`. */
+export async function saveTrainingState(directory: string, textFrom: string, state: TrainingState): Promise<void> {
+  const { settings, step, model, optimizer } = state;
+  const names = [...model.parameters.keys()];
+  const moments = await optimizer.exportState();
+  const weights: Float32Array[] = [];
+  for (const { value } of model.parameters.values()) weights.push(await read(value));
+  const shape = (i: number): readonly number[] => model.parameters.get(names[i]!)!.value.shape;
+  replaceDirectory(directory, (target) => {
+    writeSafetensors(
+      join(target, "model.safetensors"),
+      names.map((name, i) => ({ name, shape: shape(i), dtype: "F32", data: weights[i]! })),
+      { format: "pt" },
+    );
+    writeSafetensors(
+      join(target, "optimizer.safetensors"),
+      moments.flatMap(({ firstMoment, secondMoment }, i) => [
+        { name: `first.${names[i]}`, shape: shape(i), dtype: "F32" as const, data: firstMoment },
+        { name: `second.${names[i]}`, shape: shape(i), dtype: "F32" as const, data: secondMoment },
+      ]),
+    );
+    writeFileSync(join(target, "config.json"), JSON.stringify(configToHub(model.config, "F32"), null, 2) + "\n");
+    writeFileSync(join(target, "state.json"), JSON.stringify({ step, settings, updates: moments.map((m) => m.step) }, null, 1) + "\n");
+    for (const name of TEXT_FILES) {
+      if (existsSync(join(textFrom, name))) copyFileSync(join(textFrom, name), join(target, name));
+    }
+  });
+}
+
+/** Loads what `saveTrainingState` wrote. @throws CheckpointError when there is no checkpoint. */
+export function loadTrainingState(directory: string): {
+  settings: PretrainSettings;
+  step: number;
+  model: Gpt;
+  restoreOptimizer: (optimizer: AdamW) => void;
+} {
+  const path = join(directory, "state.json");
+  if (!existsSync(path)) throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json)`);
+  const { step, settings, updates } = JSON.parse(readFileSync(path, "utf8")) as {
+    step: number;
+    settings: PretrainSettings;
+    updates: number[];
+  };
+  const model = loadGpt(directory);
+  const restoreOptimizer = (optimizer: AdamW): void => {
+    const file = openSafetensors(join(directory, "optimizer.safetensors"));
+    try {
+      optimizer.importState(
+        [...model.parameters.keys()].map((name, i) => ({
+          firstMoment: file.readF32(`first.${name}`),
+          secondMoment: file.readF32(`second.${name}`),
+          step: updates[i]!,
+        })),
+      );
+    } finally {
+      file.close();
+    }
+  };
+  return { settings, step, model, restoreOptimizer };
+}

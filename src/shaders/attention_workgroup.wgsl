@@ -1,0 +1,58 @@
+// include: attention
+// How attention.wgsl moves rows on any adapter: each lane loads its own, and TILE streamed rows of both tensors at a
+// time lie in workgroup memory.
+
+const WORKGROUP: u32 = 32u;
+
+// Two tiles of TILE * QUADS * 16 bytes fill at most the 16 KiB that every adapter has.
+const TILE: u32 = min(32u, 512u / QUADS);
+
+var<workgroup> firstTile: array<Row, TILE>;
+var<workgroup> secondTile: array<Row, TILE>;
+
+fn loadOwn(x: ptr<storage, array<vec4f>, read>, offset: u32, block: Block, lane: u32) -> Row {
+  var own: Row;
+  for (var c = 0u; c < QUADS; c++) {
+    own[c] = (*x)[offset + c];
+  }
+  return own;
+}
+
+fn storeOwn(x: ptr<storage, array<vec4f>, read_write>, offset: u32, own: Row, block: Block, lane: u32) {
+  if (block.first + lane >= block.end) {
+    return;
+  }
+  var row = own;
+  for (var c = 0u; c < QUADS; c++) {
+    (*x)[offset + c] = row[c];
+  }
+}
+
+// Where a tile begins, the lanes load it together.
+fn stage(
+  first: ptr<storage, array<vec4f>, read>,
+  second: ptr<storage, array<vec4f>, read>,
+  stream: Stream,
+  n: u32,
+  lane: u32,
+) {
+  if (n % TILE != 0u) {
+    return;
+  }
+  workgroupBarrier(); // every lane has done with the tile before
+  let quads = min(TILE, stream.count - n) * QUADS;
+  for (var at = lane; at < quads; at += WORKGROUP) {
+    let source = stream.base + (n + at / QUADS) * stream.stride + at % QUADS;
+    firstTile[at / QUADS][at % QUADS] = (*first)[source];
+    secondTile[at / QUADS][at % QUADS] = (*second)[source];
+  }
+  workgroupBarrier();
+}
+
+fn fetchFirst(x: ptr<storage, array<vec4f>, read>, stream: Stream, n: u32, lane: u32) -> Row {
+  return firstTile[n % TILE];
+}
+
+fn fetchSecond(x: ptr<storage, array<vec4f>, read>, stream: Stream, n: u32, lane: u32) -> Row {
+  return secondTile[n % TILE];
+}

@@ -1,0 +1,111 @@
+// include: workgroup_reduce
+// Layer normalisation over the last axis (Ba et al. 2016), forward and backward.
+//
+//   mean, rstd = 1 / sqrt(variance + eps)   xhat = (x - mean) rstd       y = xhat weight + bias
+//   g = dy weight                           dx = rstd (g - mean(g) - xhat mean(g xhat))
+//   dWeight = sum over rows of dy xhat      dBias = sum over rows of dy
+//
+// x, y, dy, dx: [rows, cols]. weight, bias: [cols]. mean, rstd: [rows]. dWeightTiles, dBiasTiles: [ceil(rows / 4),
+// cols], sums over the four rows of each workgroup; the launcher adds the tiles up (no atomics: the order is fixed).
+//
+// The variance is the mean of (x - mean)^2, from a second pass over x: mean(x^2) - mean^2 would cancel. One workgroup
+// holds four rows, as the components of a vec4 (see rms_norm.wgsl); a thread takes every WORKGROUP-th column. Rows past
+// the end repeat the last row: they compute and store its values once more.
+
+struct Params { rows: u32, cols: u32, eps: f32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(5) var<storage, read_write> mean: array<f32>;
+@group(0) @binding(6) var<storage, read_write> rstd: array<f32>;
+@group(0) @binding(3) var<storage, read> savedMean: array<f32>;
+@group(0) @binding(4) var<storage, read> savedRstd: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<f32>;
+@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dWeightTiles: array<f32>;
+@group(0) @binding(8) var<storage, read_write> dBiasTiles: array<f32>;
+
+const WORKGROUP: u32 = 64u;
+
+@compute @workgroup_size(WORKGROUP)
+fn layerNorm(
+  @builtin(workgroup_id) workgroupId: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let tile = workgroupId.x + workgroupId.y * grid.x;
+  if (tile * 4u >= params.rows) { return; }
+  let cols = params.cols;
+  let row = min(tile * 4u + vec4u(0u, 1u, 2u, 3u), vec4u(params.rows - 1u));
+  let start = row * cols;
+  var sum = vec4f(0.0);
+  for (var col = thread; col < cols; col += WORKGROUP) {
+    let at = start + col;
+    sum += vec4f(x[at.x], x[at.y], x[at.z], x[at.w]);
+  }
+  let center = workgroupSum4(sum, thread) / f32(cols);
+  var squares = vec4f(0.0);
+  for (var col = thread; col < cols; col += WORKGROUP) {
+    let at = start + col;
+    let deviation = vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center;
+    squares += deviation * deviation;
+  }
+  let scale = inverseSqrt(workgroupSum4(squares, thread) / f32(cols) + params.eps);
+  for (var col = thread; col < cols; col += WORKGROUP) {
+    let at = start + col;
+    let ys = (vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center) * scale * weight[col] + bias[col];
+    y[at.x] = ys.x;
+    y[at.y] = ys.y;
+    y[at.z] = ys.z;
+    y[at.w] = ys.w;
+  }
+  if (thread == 0u) {
+    for (var i = 0u; i < 4u; i++) {
+      mean[row[i]] = center[i];
+      rstd[row[i]] = scale[i];
+    }
+  }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn layerNormBackward(
+  @builtin(workgroup_id) workgroupId: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let tile = workgroupId.x + workgroupId.y * grid.x;
+  if (tile * 4u >= params.rows) { return; }
+  let cols = params.cols;
+  let wanted = tile * 4u + vec4u(0u, 1u, 2u, 3u);
+  let row = min(wanted, vec4u(params.rows - 1u));
+  let inRange = select(vec4f(0.0), vec4f(1.0), wanted == row); // a repeated row must not count twice in dWeight, dBias
+  let start = row * cols;
+  let center = vec4f(savedMean[row.x], savedMean[row.y], savedMean[row.z], savedMean[row.w]);
+  let scale = vec4f(savedRstd[row.x], savedRstd[row.y], savedRstd[row.z], savedRstd[row.w]);
+  var sumG = vec4f(0.0);
+  var sumGX = vec4f(0.0);
+  for (var col = thread; col < cols; col += WORKGROUP) {
+    let at = start + col;
+    let xhat = (vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center) * scale;
+    let g = vec4f(dy[at.x], dy[at.y], dy[at.z], dy[at.w]) * weight[col];
+    sumG += g;
+    sumGX += g * xhat;
+  }
+  let meanG = workgroupSum4(sumG, thread) / f32(cols);
+  let meanGX = workgroupSum4(sumGX, thread) / f32(cols);
+  for (var col = thread; col < cols; col += WORKGROUP) {
+    let at = start + col;
+    let xhat = (vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center) * scale;
+    let dys = vec4f(dy[at.x], dy[at.y], dy[at.z], dy[at.w]);
+    let dxs = scale * (dys * weight[col] - meanG - xhat * meanGX);
+    dx[at.x] = dxs.x;
+    dx[at.y] = dxs.y;
+    dx[at.z] = dxs.z;
+    dx[at.w] = dxs.w;
+    dWeightTiles[tile * cols + col] = dot(dys * xhat, inRange);
+    dBiasTiles[tile * cols + col] = dot(dys, inRange);
+  }
+}

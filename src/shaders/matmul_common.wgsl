@@ -1,0 +1,64 @@
+// What every matrix-product kernel shares: parameters, bindings, and which tile of which matrix a workgroup computes.
+//
+//   c[batch, row, col] (+)= sum over k of a[batch, row, k] * b[batch, k, col]
+//
+// a and b are read through strides in elements, so a transpose is an exchange of two strides and a broadcast axis is a
+// stride of 0; nothing is ever copied. c [batch, rows, cols] is contiguous. Up to three batch axes (the launcher merges
+// what it can). Offsets let the operands be row ranges of larger matrices.
+
+struct Params {
+  rows: u32,
+  cols: u32,
+  inner: u32,
+  aOffset: u32,
+  aRow: u32,
+  aInner: u32,
+  bOffset: u32,
+  bInner: u32,
+  bCol: u32,
+  cOffset: u32,
+  accumulate: u32,  // 0: c = a b, 1: c += a b
+  batches: u32,
+  batchSize1: u32,  // sizes of the two inner batch axes
+  batchSize2: u32,
+  aBatch0: u32,     // strides of the three batch axes
+  aBatch1: u32,
+  aBatch2: u32,
+  bBatch0: u32,
+  bBatch1: u32,
+  bBatch2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+
+// One workgroup's share: a tile of one matrix of the batch.
+struct Tile {
+  exists: bool,  // false for the surplus workgroups of a folded grid
+  row: u32,      // first row and column
+  col: u32,
+  aStart: u32,   // where the matrices of this batch begin
+  bStart: u32,
+  cStart: u32,
+}
+
+// Tiles run along the columns first: neighbouring workgroups share the rows of a.
+fn locateTile(group: u32, tileRows: u32, tileCols: u32) -> Tile {
+  let across = (params.cols + tileCols - 1u) / tileCols;
+  let down = (params.rows + tileRows - 1u) / tileRows;
+  let batch = group / (across * down);
+  let within = group % (across * down);
+  let batch2 = batch % params.batchSize2;
+  let batch1 = batch / params.batchSize2 % params.batchSize1;
+  let batch0 = batch / params.batchSize2 / params.batchSize1;
+  return Tile(
+    batch < params.batches,
+    within / across * tileRows,
+    within % across * tileCols,
+    params.aOffset + batch0 * params.aBatch0 + batch1 * params.aBatch1 + batch2 * params.aBatch2,
+    params.bOffset + batch0 * params.bBatch0 + batch1 * params.bBatch1 + batch2 * params.bBatch2,
+    params.cOffset + batch * params.rows * params.cols,
+  );
+}

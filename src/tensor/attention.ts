@@ -1,0 +1,173 @@
+/**
+ * Launches attention.wgsl: fused causal attention with grouped queries, forward and backward (FlashAttention, Dao
+ * 2022).
+ *
+ * Two files complete the shader for two kinds of adapters; they differ in how a row reaches all lanes. The head size is
+ * a constant of the pipeline, because it sizes the rows that lanes keep in registers.
+ */
+import { gpu } from "./device.ts";
+import { kernel, launch, type Kernel } from "./kernel.ts";
+import { slice, sliceBackward } from "./layout.ts";
+import { scope } from "./memory.ts";
+import { ShapeError, show } from "./shape.ts";
+import { empty, type Tensor } from "./tensor.ts";
+
+export interface AttentionOptions {
+  /** Factor on q·k. Default 1 / sqrt(D). */
+  readonly scale?: number;
+  /** u32 [B, Tk], 1 = real token, 0 = padding that nobody sees. Default: all real. */
+  readonly keyMask?: Tensor;
+  /** u32 [B], position of each row's first query among the keys: what its KV cache held before. Default 0. */
+  readonly queryStart?: Tensor;
+  /** How rows travel between lanes; chosen by adapter unless given. "subgroup" needs subgroups of one known size. */
+  readonly sharing?: Sharing;
+}
+
+export type Sharing = "subgroup" | "workgroup";
+
+const WORKGROUP_LANES = 32; // of "workgroup"; with "subgroup" it is the adapter's subgroup size
+const MAX_HEAD_SIZE = 256; // a lane keeps four rows in registers
+
+const PARAMS = ["batch", "queries", "keys", "kvHeads", "groupHeads", "hasKeyMask", "hasQueryStart", "scale"] as const;
+const INPUTS = ["q", "k", "v", "keyMask", "queryStart"] as const;
+const FORWARD = [...INPUTS, "y", "logSumExp"] as const;
+const BACKWARD_QUERY = [...INPUTS, "savedY", "logSumExp", "dy", "delta", "dq"] as const;
+const BACKWARD_KEY = [...INPUTS, "logSumExp", "dy", "delta", "dk", "dv"] as const;
+
+type Params = (typeof PARAMS)[number];
+
+interface AttentionKernels {
+  readonly forward: Kernel<(typeof FORWARD)[number], Params>;
+  readonly backwardQuery: Kernel<(typeof BACKWARD_QUERY)[number], Params>;
+  readonly backwardKey: Kernel<(typeof BACKWARD_KEY)[number], Params>;
+}
+
+function declare(shader: string): AttentionKernels {
+  return {
+    forward: kernel({ shader, entry: "forward", buffers: FORWARD, params: PARAMS }),
+    backwardQuery: kernel({ shader, entry: "backwardQuery", buffers: BACKWARD_QUERY, params: PARAMS }),
+    backwardKey: kernel({ shader, entry: "backwardKey", buffers: BACKWARD_KEY, params: PARAMS }),
+  };
+}
+
+const kernels: Readonly<Record<Sharing, AttentionKernels>> = {
+  subgroup: declare("attention_subgroup"),
+  workgroup: declare("attention_workgroup"),
+};
+
+/**
+ * y = softmax(scale q kᵀ) v over the keys each query sees: query i of row b sees key j iff j <= queryStart[b] + i and
+ * keyMask[b, j] != 0. q [B, Tq, H, D], k and v [B, Tk, Hkv, D] with H a multiple of Hkv (query head h reads key-value
+ * head floor(h Hkv / H)) -> y [B, Tq, H, D] and, for backward, logSumExp [B, H, Tq] of the scaled scores. A query that
+ * sees no key gives 0. k and v may be caches longer than what is filled: what no query sees is not read. Equals
+ * torch.nn.functional.scaled_dot_product_attention with `is_causal` and `enable_gqa`.
+ * @throws ShapeError when the shapes do not fit or D is above 256.
+ */
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttentionOptions = {},
+): { y: Tensor; logSumExp: Tensor } {
+  return scope(() => {
+    const call = prepare("attention", q, k, v, options);
+    const y = empty(call.inputs.q.shape);
+    const logSumExp = empty(call.statsShape);
+    launch(call.kernels.forward, { ...call.inputs, y, logSumExp }, call.params, call.queryGroups, call.constants);
+    return { y: unpad(y, q), logSumExp };
+  });
+}
+
+/** Inputs and results of `attention`, as its backward pass needs them. */
+export interface SavedAttention {
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly v: Tensor;
+  readonly y: Tensor;
+  readonly logSumExp: Tensor;
+}
+
+/**
+ * Gradients of `attention` from dy [B, Tq, H, D], with the options of the forward pass. The probabilities are computed
+ * again from logSumExp. Keys that no query sees get zeros.
+ * @throws ShapeError when the shapes do not fit.
+ */
+export function attentionBackward(
+  saved: SavedAttention,
+  dy: Tensor,
+  options: AttentionOptions = {},
+): { dq: Tensor; dk: Tensor; dv: Tensor } {
+  const { q, k, v, y, logSumExp } = saved;
+  if (show(dy.shape) !== show(q.shape)) {
+    throw new ShapeError(`attentionBackward: dy ${show(dy.shape)} for an output ${show(q.shape)}`);
+  }
+  return scope(() => {
+    const call = prepare("attentionBackward", q, k, v, options);
+    const [dq, dk, dv] = [empty(call.inputs.q.shape), empty(call.inputs.k.shape), empty(call.inputs.k.shape)];
+    const buffers = { ...call.inputs, logSumExp, dy: pad(dy), delta: empty(call.statsShape) };
+    const { backwardQuery, backwardKey } = call.kernels;
+    // The first kernel also writes delta = rowsum(dy y), which the second one reads.
+    launch(backwardQuery, { ...buffers, savedY: pad(y), dq }, call.params, call.queryGroups, call.constants);
+    launch(backwardKey, { ...buffers, dk, dv }, call.params, call.keyGroups, call.constants);
+    return { dq: unpad(dq, q), dk: unpad(dk, k), dv: unpad(dv, v) };
+  });
+}
+
+/** What forward and backward launches share. */
+function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) {
+  const { keyMask, queryStart, scale, sharing } = options;
+  const [batch = 0, queries = 0, heads = 0, headSize = 0] = q.shape;
+  const [, keys = 0, kvHeads = 0] = k.shape;
+  const keyShape = show([batch, keys, kvHeads, headSize]);
+  if (q.shape.length !== 4 || show(k.shape) !== keyShape || show(v.shape) !== keyShape || heads % kvHeads !== 0) {
+    throw new ShapeError(
+      `${op}: q ${show(q.shape)}, k ${show(k.shape)}, v ${show(v.shape)} do not fit; ` +
+        "expected q [B, Tq, H, D], k and v [B, Tk, Hkv, D] with H a multiple of Hkv",
+    );
+  }
+  if (headSize < 1 || headSize > MAX_HEAD_SIZE) {
+    throw new ShapeError(`${op}: head size ${headSize} in q ${show(q.shape)}; expected 1 to ${MAX_HEAD_SIZE}`);
+  }
+  expectIds(op, "keyMask", keyMask, [batch, keys]);
+  expectIds(op, "queryStart", queryStart, [batch]);
+  // On a CPU a load from workgroup memory costs as much as any other, and a barrier much more.
+  const chosen = sharing ?? (gpu().software && gpu().subgroupSize > 0 ? "subgroup" : "workgroup");
+  const lanes = chosen === "subgroup" ? gpu().subgroupSize : WORKGROUP_LANES;
+  const groupHeads = heads / kvHeads;
+  const groupsFor = (rows: number): number => batch * kvHeads * Math.ceil(rows / lanes);
+  const padded = pad(q);
+  return {
+    kernels: kernels[chosen],
+    // An absent option still needs a buffer to bind; its flag keeps the shader from reading it.
+    inputs: { q: padded, k: pad(k), v: pad(v), keyMask: keyMask ?? padded, queryStart: queryStart ?? padded },
+    params: {
+      batch, queries, keys, kvHeads, groupHeads,
+      hasKeyMask: keyMask ? 1 : 0,
+      hasQueryStart: queryStart ? 1 : 0,
+      scale: scale ?? 1 / Math.sqrt(headSize),
+    },
+    constants: { HEAD_SIZE: padded.shape[3]!, WORKGROUP: lanes },
+    queryGroups: groupsFor(queries * groupHeads),
+    keyGroups: groupsFor(keys),
+    statsShape: [batch, heads, queries],
+  };
+}
+
+function expectIds(op: string, name: string, x: Tensor | undefined, shape: readonly number[]): void {
+  if (x && (x.dtype !== "u32" || show(x.shape) !== show(shape))) {
+    throw new ShapeError(`${op}: ${name} is ${x.dtype} ${show(x.shape)}; expected u32 ${show(shape)}`);
+  }
+}
+
+/** The kernels read vec4f: other head sizes (rare) are filled up with zeros, which change no score. */
+function pad(x: Tensor): Tensor {
+  const headSize = x.shape[3]!;
+  const wanted = Math.ceil(headSize / 4) * 4;
+  return wanted === headSize ? x : sliceBackward(x, x.shape.with(3, wanted), 3, 0);
+}
+
+/** Takes the columns away that `pad` added to `like`. */
+function unpad(x: Tensor, like: Tensor): Tensor {
+  const headSize = like.shape[3]!;
+  return x.shape[3] === headSize ? x : slice(x, 3, 0, headSize);
+}

@@ -1,0 +1,136 @@
+/**
+ * The GPU: adapter choice, limits, features, and errors made loud. The one singleton of the engine.
+ *
+ * WebGPU reports errors asynchronously and goes on with garbage. Here the first uncaptured error, shader error or
+ * device loss is remembered, and every submit and readback rethrows it (`checkHealth`), so no result that comes out of
+ * the engine was computed after a failure.
+ */
+import { totalmem } from "node:os";
+import { prepareDriver } from "./driver.ts";
+
+/** A failure of the device, the driver or a shader. The message says the cause and, where there is one, the fix. */
+export class GpuError extends Error {
+  override name = "GpuError";
+}
+
+export interface Gpu {
+  readonly device: GPUDevice;
+  readonly info: GPUAdapterInfo;
+  /** A software rasteriser (lavapipe, SwiftShader): kernels are chosen for it, see `docs/architecture.md`. */
+  readonly software: boolean;
+  /** Lanes that run in lockstep if the adapter guarantees one size and offers the `subgroups` feature, else 0. */
+  readonly subgroupSize: number;
+  /** Threads that share one row in row-wise kernels (softmax, norms): one subgroup on a CPU, several on a GPU. */
+  readonly rowThreads: number;
+  /** Bytes the buffer pool may hold. The software driver never reports out-of-memory, so the engine counts itself. */
+  readonly byteBudget: number;
+}
+
+export interface GpuOptions {
+  /** Overrides the byte budget (default: half of the machine's memory on a software driver, 64 GiB on a GPU). */
+  readonly byteBudget?: number;
+}
+
+let current: Gpu | null = null;
+let failure: GpuError | null = null;
+let uncaptured: string | null = null;
+const pendingChecks = new Set<Promise<void>>();
+
+/** Remembers the first failure; everything after it is a consequence. */
+export function reportFailure(message: string): void {
+  failure ??= new GpuError(message);
+}
+
+/** Registers an asynchronous check (of a shader); every readback waits for it. */
+export function awaitCheck(check: Promise<void>): void {
+  pendingChecks.add(check);
+  void check.finally(() => pendingChecks.delete(check));
+}
+
+/**
+ * Waits for the pending checks, then throws the first failure. An invalid shader also makes its submit fail, and that
+ * error arrives first; the shader's own message comes before it here.
+ */
+export async function settleChecks(): Promise<void> {
+  await Promise.all(pendingChecks);
+  if (uncaptured) reportFailure(uncaptured);
+  checkHealth();
+}
+
+/** @throws GpuError if the device was lost or any command failed since it was opened. */
+export function checkHealth(): void {
+  if (failure) throw failure;
+}
+
+/** The open GPU. @throws GpuError when `openGpu` has not been awaited. */
+export function gpu(): Gpu {
+  if (!current) throw new GpuError("the GPU is not open: call `await openGpu()` first");
+  return current;
+}
+
+/**
+ * Opens the GPU once per process; later calls return the same device.
+ * @throws GpuError when there is no adapter.
+ */
+export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
+  if (current) return current;
+  prepareDriver();
+  const { create, globals } = await import("webgpu");
+  Object.assign(globalThis, globals);
+  const instance = create([]);
+  // Dawn aborts the process when this object is garbage-collected while its device lives.
+  Object.assign(globalThis, { webgrpoInstance: instance });
+
+  const adapter = await instance.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) {
+    throw new GpuError(
+      "no WebGPU adapter found. Fix: run `node scripts/setup.mjs` (installs a software driver on Debian and Ubuntu), " +
+        "or install your GPU's Vulkan driver; `npm run doctor` explains",
+    );
+  }
+  const features = (["subgroups", "shader-f16", "timestamp-query"] as const).filter((f) => adapter.features.has(f));
+  const device = await adapter.requestDevice({
+    requiredFeatures: [...features],
+    requiredLimits: adapterMaxima(adapter.limits),
+  });
+  const info = adapter.info;
+  const software = info.isFallbackAdapter;
+  const uniformSize = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
+  device.addEventListener("uncapturederror", (event) => {
+    uncaptured ??= `GPU error: ${event.error.message.trim()}`;
+    if (pendingChecks.size === 0) reportFailure(uncaptured);
+  });
+  void device.lost.then((lost) => {
+    if (current?.device === device) {
+      reportFailure(`GPU device lost (${lost.reason}): ${lost.message}. Fix: restart from the last checkpoint`);
+    }
+  });
+  current = {
+    device,
+    info,
+    software,
+    subgroupSize: features.includes("subgroups") ? uniformSize : 0,
+    rowThreads: software ? 8 : 128,
+    byteBudget: options.byteBudget ?? (software ? Math.floor(totalmem() / 2) : 64 * 2 ** 30),
+  };
+  return current;
+}
+
+/** One line for the console: which adapter runs the kernels. */
+export function describeGpu(): string {
+  const { info, software } = gpu();
+  return `${info.description || info.device || info.vendor}${software ? " (software: runs on the CPU)" : ""}`;
+}
+
+/** Asks for everything the adapter has: the defaults (128 MiB bindings, 256 threads) are lower than most hardware. */
+function adapterMaxima(limits: GPUSupportedLimits): Record<string, number> {
+  const wanted = [
+    "maxBufferSize",
+    "maxStorageBufferBindingSize",
+    "maxStorageBuffersPerShaderStage",
+    "maxComputeWorkgroupStorageSize",
+    "maxComputeInvocationsPerWorkgroup",
+    "maxComputeWorkgroupSizeX",
+  ] as const;
+  return Object.fromEntries(wanted.map((name) => [name, limits[name]]));
+}

@@ -1,0 +1,170 @@
+/**
+ * A kernel: one entry point of one WGSL file, its pipelines and its launch.
+ *
+ * The declaration beside each launcher names the buffers and parameters; their binding numbers, access modes and types
+ * are read from the WGSL text, so layout and shader cannot disagree. Pipelines are cached by what they are made of
+ * (shader, entry point, constants); bind groups by the buffers they bind, which repeat from step to step.
+ */
+import { loadShader, locate, reflectShader, type ShaderInterface } from "../shaders/load.ts";
+import { GpuError, awaitCheck, gpu, reportFailure } from "./device.ts";
+import { beforeTrim } from "./memory.ts";
+import { PARAM_BYTES, record, uniformBuffer } from "./recorder.ts";
+import type { Tensor } from "./tensor.ts";
+
+export type Constants = Readonly<Record<string, number>>;
+
+export interface Kernel<Buffers extends string, Params extends string> {
+  /** File name without `.wgsl`. */
+  readonly shader: string;
+  readonly entry: string;
+  readonly buffers: readonly Buffers[];
+  readonly params: readonly Params[];
+}
+
+interface Pipeline {
+  readonly id: number;
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+  readonly shape: ShaderInterface;
+}
+
+const pipelines = new Map<string, Pipeline>();
+const bindGroups = new Map<string, GPUBindGroup>();
+const MAX_BIND_GROUPS = 8192;
+const MAX_GROUPS_PER_DIMENSION = 65535;
+
+beforeTrim(() => bindGroups.clear());
+
+/** Declares a kernel; nothing is compiled before its first launch. */
+export function kernel<const Buffers extends string, const Params extends string = never>(
+  declaration: { shader: string; entry: string; buffers: readonly Buffers[]; params?: readonly Params[] },
+): Kernel<Buffers, Params> {
+  return { ...declaration, params: declaration.params ?? [] };
+}
+
+/**
+ * Appends one dispatch of `groups` workgroups. `constants` specialise the shader (tile sizes, head size, flags).
+ * @throws GpuError when a tensor was already released or a binding exceeds the adapter's limit.
+ */
+export function launch<Buffers extends string, Params extends string>(
+  kernel: Kernel<Buffers, Params>,
+  buffers: Readonly<Record<Buffers, Tensor>>,
+  params: Readonly<Record<Params, number>>,
+  groups: number,
+  constants: Constants = {},
+): void {
+  if (groups === 0) return;
+  const pipeline = pipelineFor(kernel, constants);
+  const used = kernel.buffers.map((name) => buffers[name].storage);
+  let key = `${pipeline.id}`;
+  used.forEach((storage, i) => {
+    if (storage.released) {
+      throw new GpuError(`${kernel.shader}.${kernel.entry}: ${kernel.buffers[i]} was released (its scope has ended)`);
+    }
+    key += `|${storage.pooled.id}:${storage.bytes}`;
+  });
+  let bindGroup = bindGroups.get(key);
+  if (!bindGroup) {
+    bindGroup = createBindGroup(kernel, pipeline, buffers);
+    if (bindGroups.size >= MAX_BIND_GROUPS) bindGroups.clear();
+    bindGroups.set(key, bindGroup);
+  }
+  const writeParams = kernel.params.length === 0 ? null : (view: DataView, offset: number): void => {
+    pipeline.shape.params.forEach(({ name, type }, i) => {
+      const value = params[name as Params] ?? 0;
+      if (type === "f32") view.setFloat32(offset + 4 * i, value, true);
+      else view.setUint32(offset + 4 * i, value, true);
+    });
+  };
+  record(pipeline.pipeline, bindGroup, writeParams, foldGrid(groups), used.map(({ pooled }) => pooled));
+}
+
+/**
+ * Splits a flat number of workgroups over two dimensions: 65,536 -> [32768, 2]. Kernels rebuild the flat index as
+ * `workgroupId.x + workgroupId.y * grid.x` and must ignore the surplus groups.
+ */
+export function foldGrid(groups: number): [number, number] {
+  const rows = Math.ceil(groups / MAX_GROUPS_PER_DIMENSION);
+  return [Math.ceil(groups / rows), rows];
+}
+
+function pipelineFor(kernel: Kernel<string, string>, constants: Constants): Pipeline {
+  const { shader, entry } = kernel;
+  const key = `${shader}.${entry} ${JSON.stringify(constants)}`;
+  let pipeline = pipelines.get(key);
+  if (!pipeline) {
+    pipeline = createPipeline(kernel, key, constants);
+    pipelines.set(key, pipeline);
+  }
+  return pipeline;
+}
+
+function createPipeline(kernel: Kernel<string, string>, label: string, constants: Constants): Pipeline {
+  const { device } = gpu();
+  const code = loadShader(kernel.shader, constants);
+  const shape = reflectShader(code);
+  const missing = [
+    ...kernel.buffers.filter((name) => !shape.buffers.has(name)),
+    ...kernel.params.filter((name) => !shape.params.some((param) => param.name === name)),
+  ];
+  if (missing.length > 0) throw new GpuError(`${kernel.shader}.wgsl declares no ${missing.join(", ")}`);
+  if (shape.params.length * 4 > PARAM_BYTES) throw new GpuError(`${kernel.shader}.wgsl: Params exceeds ${PARAM_BYTES} bytes`);
+
+  const entries: GPUBindGroupLayoutEntry[] = kernel.buffers.map((name) => {
+    const { binding, access } = shape.buffers.get(name)!;
+    const type = access === "read" ? "read-only-storage" : "storage";
+    return { binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } };
+  });
+  if (kernel.params.length > 0) {
+    entries.push({ binding: 0, visibility: GPUShaderStage.COMPUTE, buffer: { type: "uniform", hasDynamicOffset: true } });
+  }
+  device.pushErrorScope("validation");
+  const module = device.createShaderModule({ label, code });
+  const layout = device.createBindGroupLayout({ label, entries });
+  const pipeline = device.createComputePipeline({
+    label,
+    layout: device.createPipelineLayout({ label, bindGroupLayouts: [layout] }),
+    compute: { module, entryPoint: kernel.entry },
+  });
+  awaitCheck(
+    device.popErrorScope().then(async (error) => {
+      if (error) reportFailure(await explainShaderError(kernel.shader, code, module, error));
+    }),
+  );
+  return { id: pipelines.size, pipeline, layout, shape };
+}
+
+/** `softmax.wgsl:12:7 error: ...` with the source line and a caret; falls back to the validation message. */
+async function explainShaderError(shader: string, code: string, module: GPUShaderModule, error: GPUError): Promise<string> {
+  const { messages } = await module.getCompilationInfo();
+  const errors = messages.filter(({ type }) => type === "error");
+  if (errors.length === 0) return `${shader}.wgsl: ${error.message.trim()}`;
+  const lines = code.split("\n");
+  return errors
+    .map(({ lineNum, linePos, message }) => {
+      const source = lines[lineNum - 1] ?? "";
+      const { file, line } = locate(shader, code, lineNum);
+      return `${file}:${line}:${linePos} error: ${message}\n${source}\n${" ".repeat(Math.max(0, linePos - 1))}^`;
+    })
+    .join("\n");
+}
+
+function createBindGroup<Buffers extends string>(
+  kernel: Kernel<Buffers, string>,
+  { layout, shape }: Pipeline,
+  buffers: Readonly<Record<Buffers, Tensor>>,
+): GPUBindGroup {
+  const { device } = gpu();
+  const entries: GPUBindGroupEntry[] = kernel.buffers.map((name) => {
+    const { pooled, bytes } = buffers[name].storage;
+    if (bytes > device.limits.maxStorageBufferBindingSize) {
+      throw new GpuError(
+        `${kernel.shader}.${kernel.entry}: ${name} [${buffers[name].shape.join(", ")}] has ${bytes} bytes, ` +
+          `this adapter binds at most ${device.limits.maxStorageBufferBindingSize}`,
+      );
+    }
+    return { binding: shape.buffers.get(name)!.binding, resource: { buffer: pooled.buffer, size: Math.max(4, bytes) } };
+  });
+  if (kernel.params.length > 0) entries.push({ binding: 0, resource: { buffer: uniformBuffer(), size: PARAM_BYTES } });
+  return device.createBindGroup({ layout, entries });
+}

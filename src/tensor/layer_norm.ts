@@ -1,0 +1,66 @@
+/** Layer normalisation over the last axis; the formulas are in `layer_norm.wgsl`. */
+import { gpu } from "./device.ts";
+import { kernel, launch } from "./kernel.ts";
+import { scope } from "./memory.ts";
+import { sum } from "./reduce.ts";
+import { expectShape, rowsOf } from "./rows.ts";
+import { empty, type Tensor } from "./tensor.ts";
+
+/** Rows per workgroup: the components of a vec4 in the shader. */
+const TILE_ROWS = 4;
+
+const forwardKernel = kernel({
+  shader: "layer_norm",
+  entry: "layerNorm",
+  buffers: ["x", "weight", "bias", "y", "mean", "rstd"],
+  params: ["rows", "cols", "eps"],
+});
+const backwardKernel = kernel({
+  shader: "layer_norm",
+  entry: "layerNormBackward",
+  buffers: ["x", "weight", "savedMean", "savedRstd", "dy", "dx", "dWeightTiles", "dBiasTiles"],
+  params: ["rows", "cols"],
+});
+
+/**
+ * y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis, with the biased variance
+ * (torch.nn.functional.layer_norm); mean and rstd = 1 / sqrt(variance + eps) are one per row.
+ */
+export function layerNorm(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor,
+  eps: number,
+): { y: Tensor; mean: Tensor; rstd: Tensor } {
+  const { rows, cols } = rowsOf("layerNorm", x);
+  expectShape("layerNorm", "weight", weight, [cols]);
+  expectShape("layerNorm", "bias", bias, [cols]);
+  const y = empty(x.shape);
+  const mean = empty([rows]);
+  const rstd = empty([rows]);
+  const tiles = Math.ceil(rows / TILE_ROWS);
+  const buffers = { x, weight, bias, y, mean, rstd };
+  launch(forwardKernel, buffers, { rows, cols, eps }, tiles, { WORKGROUP: gpu().rowThreads });
+  return { y, mean, rstd };
+}
+
+/** Gradients of x, weight and bias, from the `mean` and `rstd` of the forward pass. */
+export function layerNormBackward(
+  x: Tensor,
+  weight: Tensor,
+  mean: Tensor,
+  rstd: Tensor,
+  dy: Tensor,
+): { dx: Tensor; dWeight: Tensor; dBias: Tensor } {
+  const { rows, cols } = rowsOf("layerNormBackward", x);
+  expectShape("layerNormBackward", "dy", dy, x.shape);
+  return scope(() => {
+    const dx = empty(x.shape);
+    const tiles = Math.ceil(rows / TILE_ROWS);
+    const dWeightTiles = empty([tiles, cols]);
+    const dBiasTiles = empty([tiles, cols]);
+    const buffers = { x, weight, savedMean: mean, savedRstd: rstd, dy, dx, dWeightTiles, dBiasTiles };
+    launch(backwardKernel, buffers, { rows, cols }, tiles, { WORKGROUP: gpu().rowThreads });
+    return { dx, dWeight: sum(dWeightTiles, [0]), dBias: sum(dBiasTiles, [0]) };
+  });
+}

@@ -1,0 +1,53 @@
+/** RMS normalisation over the last axis; the formulas are in `rms_norm.wgsl`. */
+import { gpu } from "./device.ts";
+import { kernel, launch } from "./kernel.ts";
+import { scope } from "./memory.ts";
+import { sum } from "./reduce.ts";
+import { expectShape, rowsOf } from "./rows.ts";
+import { empty, type Tensor } from "./tensor.ts";
+
+/** Rows per workgroup: the components of a vec4 in the shader. */
+const TILE_ROWS = 4;
+
+const forwardKernel = kernel({
+  shader: "rms_norm",
+  entry: "rmsNorm",
+  buffers: ["x", "weight", "y", "rstd"],
+  params: ["rows", "cols", "eps"],
+});
+const backwardKernel = kernel({
+  shader: "rms_norm",
+  entry: "rmsNormBackward",
+  buffers: ["x", "weight", "savedRstd", "dy", "dx", "dWeightTiles"],
+  params: ["rows", "cols"],
+});
+
+/** y = x / sqrt(mean(x^2) + eps) * weight over the last axis (torch.nn.functional.rms_norm); rstd is one per row. */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number): { y: Tensor; rstd: Tensor } {
+  const { rows, cols } = rowsOf("rmsNorm", x);
+  expectShape("rmsNorm", "weight", weight, [cols]);
+  const y = empty(x.shape);
+  const rstd = empty([rows]);
+  const tiles = Math.ceil(rows / TILE_ROWS);
+  launch(forwardKernel, { x, weight, y, rstd }, { rows, cols, eps }, tiles, { WORKGROUP: gpu().rowThreads });
+  return { y, rstd };
+}
+
+/** Gradients of x and weight, from the `rstd` of the forward pass. */
+export function rmsNormBackward(
+  x: Tensor,
+  weight: Tensor,
+  rstd: Tensor,
+  dy: Tensor,
+): { dx: Tensor; dWeight: Tensor } {
+  const { rows, cols } = rowsOf("rmsNormBackward", x);
+  expectShape("rmsNormBackward", "dy", dy, x.shape);
+  return scope(() => {
+    const dx = empty(x.shape);
+    const tiles = Math.ceil(rows / TILE_ROWS);
+    const dWeightTiles = empty([tiles, cols]);
+    const buffers = { x, weight, savedRstd: rstd, dy, dx, dWeightTiles };
+    launch(backwardKernel, buffers, { rows, cols }, tiles, { WORKGROUP: gpu().rowThreads });
+    return { dx, dWeight: sum(dWeightTiles, [0]) };
+  });
+}

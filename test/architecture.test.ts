@@ -1,0 +1,101 @@
+/** The rules of the layout that no compiler checks: who imports whom, what belongs together, how long a file may be. */
+import { readdirSync, readFileSync } from "node:fs";
+import { basename, dirname, join, relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+
+const root = fileURLToPath(new URL("../", import.meta.url));
+
+/** All files below a folder of the project, as paths from its root, with their text. */
+function filesIn(folder: string, pattern: RegExp): { path: string; text: string }[] {
+  return readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
+    .map((name) => join(folder, name))
+    .filter((path) => pattern.test(path))
+    .map((path) => ({ path, text: readFileSync(join(root, path), "utf8") }));
+}
+
+const sources = filesIn("src", /\.ts$/);
+const shaders = filesIn("src/shaders", /\.wgsl$/);
+const tests = filesIn("test", /\.ts$/);
+
+/** Files of the project that a file imports, static or dynamic, types included. */
+function importsOf({ path, text }: { path: string; text: string }): string[] {
+  const specifiers = [...text.matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map(([, specifier]) => specifier!);
+  return specifiers.map((specifier) => relative(root, resolve(root, dirname(path), specifier)));
+}
+
+/** "src/model/gpt.ts" -> "model"; a file directly in src is its own layer. */
+const layerOf = (path: string): string => path.split("/")[1]!;
+
+/** Each layer may import itself and these. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  shaders: [],
+  tensor: ["shaders"],
+  autograd: ["tensor"],
+  model: ["autograd", "tensor", "data", "cli.ts", "random.ts"],
+  grpo: ["model", "autograd", "tensor", "data", "cli.ts", "random.ts"],
+  data: [],
+  "cli.ts": ["tensor"],
+  "random.ts": [],
+};
+
+describe("imports run one way", () => {
+  test.each(sources.map((file) => [file.path, file] as const))("%s", (path, file) => {
+    const layer = layerOf(path);
+    const allowed = MAY_IMPORT[layer];
+    expect(allowed, `${layer} is a new layer: say above what it may import`).toBeDefined();
+    const forbidden = importsOf(file).filter((target) => {
+      return !target.startsWith("src/") || (layerOf(target) !== layer && !allowed!.includes(layerOf(target)));
+    });
+    expect(forbidden).toEqual([]);
+  });
+
+  test("the check sees imports", () => {
+    const found = new Set(sources.flatMap(importsOf));
+    for (const path of ["src/tensor/tensor.ts", "src/autograd/ops.ts", "src/model/gpt.ts", "src/shaders/load.ts"]) {
+      expect(found).toContain(path);
+    }
+  });
+});
+
+describe("shader, launcher and test belong together", () => {
+  const launchers = sources.filter(({ path, text }) => layerOf(path) === "tensor" && /\bkernel\(\{/.test(text));
+
+  test.each(shaders.map(({ path }) => basename(path, ".wgsl")))("%s.wgsl is launched or included", (name) => {
+    const isLaunched = launchers.some(({ text }) => text.includes(`"${name}"`));
+    const isIncluded = shaders.some(({ text }) => text.startsWith(`// include: ${name}\n`));
+    expect(isLaunched || isIncluded).toBe(true);
+  });
+
+  test("every launcher has a test: one of its name, or one that imports it", () => {
+    const imported = new Set(tests.flatMap(importsOf));
+    const names = new Set(tests.map(({ path }) => basename(path, ".test.ts")));
+    expect(launchers.length).toBeGreaterThan(10);
+    expect(launchers.map(({ path }) => path).filter((path) => !imported.has(path) && !names.has(basename(path, ".ts")))).toEqual([]);
+  });
+
+  test("every operation of ops.ts is called in a test", () => {
+    const names = [...sources.find(({ path }) => path === "src/autograd/ops.ts")!.text.matchAll(/^export function (\w+)/gm)];
+    const allTests = tests.map(({ text }) => text).join("\n");
+    expect(names.length).toBeGreaterThan(30);
+    expect(names.map(([, name]) => name!).filter((name) => !new RegExp(`ops\\.${name}\\b`).test(allTests))).toEqual([]);
+  });
+});
+
+describe("every source file", () => {
+  test("has at most 420 lines", () => {
+    // The calculus page holds all gradient rules, and grows with the operations.
+    const limit = (path: string): number => (path === "src/autograd/ops.ts" ? 450 : 420);
+    const long = [...sources, ...shaders].filter(({ path, text }) => text.trimEnd().split("\n").length > limit(path));
+    expect(long.map(({ path }) => path)).toEqual([]);
+  });
+
+  test("opens with a comment that says what it is", () => {
+    const silent = [...sources, ...shaders, ...tests].filter(({ text }) => !/^(\/\*\*|\/\/)/.test(text));
+    expect(silent.map(({ path }) => path)).toEqual([]);
+  });
+
+  test("has named exports only", () => {
+    expect(sources.filter(({ text }) => /^export default/m.test(text)).map(({ path }) => path)).toEqual([]);
+  });
+});

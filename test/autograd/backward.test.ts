@@ -1,0 +1,263 @@
+/** The walk of `backward`: reuse, accumulation, aliasing, errors and memory. Gradient rules are tested in test/ops. */
+import { describe, expect, test } from "vitest";
+import { backward, zeroGrad } from "../../src/autograd/backward.ts";
+import * as ops from "../../src/autograd/ops.ts";
+import { constant, detach, parameter, type Variable } from "../../src/autograd/variable.ts";
+import * as el from "../../src/tensor/elementwise.ts";
+import { memoryStats, resetPeak, scope, scopeAsync } from "../../src/tensor/memory.ts";
+import { ShapeError } from "../../src/tensor/shape.ts";
+import { dispose, keep, readAll, tensor } from "../../src/tensor/tensor.ts";
+import { checkOp } from "../support/check_op.ts";
+import "../support/gpu.ts";
+import { random } from "../support/gradcheck.ts";
+import * as ref from "../support/reference.ts";
+
+/** Runs `body` with one parameter for each list of values; afterwards nothing of it is left on the GPU. */
+async function withParameters(
+  values: readonly (readonly number[])[],
+  body: (...parameters: Variable[]) => Promise<void>,
+): Promise<void> {
+  const before = memoryStats().liveBuffers;
+  const parameters = values.map((data) => parameter(keep(tensor(data))));
+  await scopeAsync(() => body(...parameters));
+  zeroGrad(parameters);
+  parameters.forEach(({ value }) => dispose(value));
+  expect(memoryStats().liveBuffers).toBe(before);
+}
+
+/** The gradients of parameters, on the host. */
+async function gradients(...parameters: readonly Variable[]): Promise<number[][]> {
+  return (await readAll(parameters.map(({ grad }) => grad!))).map((data) => [...data]);
+}
+
+describe("reuse of a Variable adds its gradients", () => {
+  test("an expression in which a and b appear many times (after micrograd's)", async () => {
+    const f = <T>(a: T, b: T, o: Arithmetic<T>): T => {
+      let c = o.add(a, b);
+      let d = o.add(o.mul(a, b), o.mul(b, o.mul(b, b)));
+      c = o.add(c, o.add(c, o.scale(c, 0.5)));
+      d = o.add(d, o.mul(d, o.add(o.tanh(o.add(b, a)), c)));
+      const e = o.sub(c, d);
+      return o.add(o.mul(e, e), o.div(c, o.add(o.mul(d, d), b)));
+    };
+    await checkOp("micrograd", {
+      inputs: [random(51).uniform([7], -1, -0.3), random(52).uniform([7], 0.5, 1)],
+      gpu: (a, b) => f(a, b, { ...ops, scale: ops.mulScalar }),
+      reference: (a, b) => f(a, b, { ...ref, scale: ref.mulScalar }),
+      forward: { rtol: 1e-5, atol: 1e-5 },
+    });
+  });
+
+  test("a diamond, deep enough that walking every path would never end", async () => {
+    await withParameters([[1, 2]], async (p) => {
+      let x = ops.mulScalar(p, 1);
+      for (let i = 0; i < 60; i++) x = ops.mulScalar(ops.add(x, x), 0.5); // 2^60 paths
+      backward(ops.sum(x));
+      expect(await gradients(p)).toEqual([[1, 1]]);
+    });
+  });
+
+  test("the same operation output used by three operations", async () => {
+    await checkOp("shared", {
+      inputs: [random(53).uniform([5], 0.5, 1)],
+      gpu: (x) => { const y = ops.exp(x); return ops.add(ops.mul(y, y), ops.sub(ops.log(y), ops.sqrt(y))); },
+      reference: (x) => { const y = ref.exp(x); return ref.add(ref.mul(y, y), ref.sub(ref.log(y), ref.sqrt(y))); },
+    });
+  });
+});
+
+interface Arithmetic<T> {
+  add: (a: T, b: T) => T;
+  sub: (a: T, b: T) => T;
+  mul: (a: T, b: T) => T;
+  div: (a: T, b: T) => T;
+  scale: (a: T, c: number) => T;
+  tanh: (a: T) => T;
+}
+
+test("a chain of 10,000 operations does not overflow the stack", async () => {
+  await withParameters([[1]], async (p) => {
+    let x = p;
+    for (let i = 0; i < 10_000; i++) x = ops.addScalar(x, 0.5);
+    backward(x);
+    expect(await gradients(p)).toEqual([[1]]);
+  });
+});
+
+describe("what receives a gradient", () => {
+  test("constants and detached values do not, and nothing is recorded for them", async () => {
+    await withParameters([[2, 3]], async (p) => {
+      const c = constant(tensor([10, 20]));
+      expect(ops.mul(c, detach(p)).producer).toBeNull();
+      backward(ops.sum(ops.add(ops.mul(p, c), ops.mul(p, detach(p))))); // the detached factor counts as a number
+      expect(await gradients(p)).toEqual([[12, 23]]);
+      expect(c.grad).toBeNull();
+    });
+  });
+
+  test("intermediate results do not keep theirs, and a parameter that the loss does not use has none", async () => {
+    await withParameters([[2], [3]], async (p, unused) => {
+      const y = ops.mulScalar(p!, 3);
+      backward(ops.mul(y, y));
+      expect(y.grad).toBeNull();
+      expect(unused!.grad).toBeNull();
+      expect(await gradients(p!)).toEqual([[36]]);
+    });
+  });
+
+  test("a parameter that is itself the loss", async () => {
+    await withParameters([[5]], async (p) => {
+      backward(p);
+      expect(await gradients(p)).toEqual([[1]]);
+    });
+  });
+});
+
+describe("accumulation", () => {
+  test("two backward passes add up, zeroGrad starts again", async () => {
+    await withParameters([[1, 2]], async (p) => {
+      backward(ops.sum(ops.mul(p, p)));
+      backward(ops.sum(ops.mulScalar(p, 10)));
+      expect(await gradients(p)).toEqual([[12, 14]]);
+      zeroGrad([p]);
+      expect(p.grad).toBeNull();
+      backward(ops.sum(p));
+      expect(await gradients(p)).toEqual([[1, 1]]);
+    });
+  });
+
+  test("a cotangent weights the outputs, and stays the caller's", async () => {
+    await withParameters([[1, 2, 3]], async (p) => {
+      const cotangent = tensor([1, 0, -2]);
+      backward(ops.addScalar(p, 1), cotangent);
+      backward(ops.addScalar(p, 1), cotangent);
+      expect(await gradients(p)).toEqual([[2, 0, -4]]);
+      expect([...(await readAll([cotangent]))[0]!]).toEqual([1, 0, -2]);
+    });
+  });
+});
+
+describe("gradients that share memory are never written to", () => {
+  // `add` and `reshape` hand dy through unchanged, so several Variables wait for one tensor.
+  test("add(p, p)", async () => {
+    await withParameters([[1, 2]], async (p) => {
+      backward(ops.sum(ops.add(p, p)));
+      expect(await gradients(p)).toEqual([[2, 2]]);
+    });
+  });
+
+  test("add(p, q), where q is used again, and again", async () => {
+    await withParameters([[1, 2], [3, 4]], async (p, q) => {
+      const sum = ops.add(p!, q!);
+      backward(ops.sum(ops.add(ops.add(sum, q!), ops.mul(q!, q!))));
+      expect(await gradients(p!, q!)).toEqual([[1, 1], [8, 10]]);
+    });
+  });
+
+  test("leaf gradients have memory of their own: a second backward into one leaves the other alone", async () => {
+    await withParameters([[1, 2], [3, 4]], async (p, q) => {
+      backward(ops.sum(ops.add(p!, q!)));
+      expect(p!.grad!.storage).not.toBe(q!.grad!.storage);
+      backward(ops.sum(ops.mulScalar(p!, 5)));
+      expect(await gradients(p!, q!)).toEqual([[6, 6], [1, 1]]);
+    });
+  });
+
+  test("a leaf gradient does not alias the cotangent", async () => {
+    await withParameters([[1, 2]], async (p) => {
+      const cotangent = tensor([1, 1]);
+      backward(ops.reshape(p, [2]), cotangent);
+      el.fillInto(cotangent, 7);
+      expect(await gradients(p)).toEqual([[1, 1]]);
+    });
+  });
+
+  test("views: reshape, a sum over an axis of length 1, and a residual stream", async () => {
+    await withParameters([[1, 2]], async (p) => {
+      const row = ops.reshape(p, [1, 2]);
+      const x = ops.add(ops.sum(row, [0]), ops.reshape(row, [2]));
+      const y = ops.add(x, ops.mul(x, x));
+      backward(ops.sum(ops.add(y, p)));
+      expect(await gradients(p)).toEqual([[11, 19]]); // x = 2p, y = 2p + 4p^2: 2 + 8p + 1
+    });
+  });
+});
+
+describe("errors", () => {
+  test("a graph is walked once: what it saved is freed", async () => {
+    await withParameters([[1, 2]], async (p) => {
+      const loss = ops.sum(ops.exp(p));
+      backward(loss);
+      expect(() => backward(loss)).toThrow(/the graph through ".*" was already walked .* Fix: run the forward pass/);
+      const shared = ops.exp(p);
+      backward(ops.sum(shared));
+      expect(() => backward(ops.mean(shared))).toThrow(/the graph through "exp" was already walked/);
+      await Promise.resolve();
+    });
+  });
+
+  test("a loss that is no scalar, a cotangent that does not fit, a loss without parameters", async () => {
+    await withParameters([[1, 2]], async (p) => {
+      expect(() => backward(ops.exp(p))).toThrow(ShapeError);
+      expect(() => backward(ops.exp(p))).toThrow(/the loss has shape \[2\]; reduce it to a scalar or pass a cotangent/);
+      expect(() => backward(ops.exp(p), tensor([1, 2, 3]))).toThrow(/cotangent \[3\] for a value of shape \[2\]/);
+      expect(() => backward(constant(tensor([1])))).toThrow(/does not depend on any parameter/);
+      await Promise.resolve();
+    });
+  });
+});
+
+describe("memory", () => {
+  test("100 steps: after zeroGrad nothing is left of a step, and the pool stops growing", async () => {
+    await withParameters([Array.from({ length: 300 }, (_, i) => i / 300)], async (p) => {
+      const step = (): void => {
+        scope(() => {
+          const h = ops.tanh(ops.mul(p, p));
+          backward(ops.mean(ops.mul(h, ops.add(h, p))));
+        });
+        zeroGrad([p]);
+      };
+      const { liveBytes, liveBuffers } = memoryStats();
+      for (let i = 0; i < 10; i++) step();
+      const { poolBytes, peakBytes } = memoryStats();
+      for (let i = 0; i < 90; i++) step();
+      expect(memoryStats()).toEqual({ liveBytes, liveBuffers, poolBytes, peakBytes });
+      await Promise.resolve();
+    });
+  });
+
+  test("a gradient that was added to another is freed: the peak does not grow with a parameter's uses", async () => {
+    await withParameters([new Array<number>(1000).fill(0.5)], async (p) => {
+      const peakOf = (uses: number): number =>
+        scope(() => {
+          const terms = Array.from({ length: uses }, (_, i) => ops.mulScalar(p, i));
+          const loss = ops.sum(terms.reduce((total, term) => ops.add(total, term)));
+          const before = memoryStats().liveBytes;
+          resetPeak();
+          backward(loss);
+          zeroGrad([p]);
+          return memoryStats().peakBytes - before;
+        });
+      expect(peakOf(50)).toBe(peakOf(5));
+      await Promise.resolve();
+    });
+  });
+
+  test("backward frees gradients on the way: its peak does not grow with the depth of the graph", async () => {
+    await withParameters([new Array<number>(1000).fill(0.5)], async (p) => {
+      const peakOf = (depth: number): number =>
+        scope(() => {
+          let x = p;
+          for (let i = 0; i < depth; i++) x = ops.addScalar(x, 0.1); // saves nothing that backward needs
+          const loss = ops.sum(ops.mulScalar(x, 2));
+          const before = memoryStats().liveBytes;
+          resetPeak();
+          backward(loss);
+          zeroGrad([p]);
+          return memoryStats().peakBytes - before;
+        });
+      expect(peakOf(100)).toBe(peakOf(10));
+      await Promise.resolve();
+    });
+  });
+});

@@ -1,0 +1,166 @@
+/**
+ * The command-line entries with bad input, each in a process of its own: one line that begins with "error:", the
+ * documented exit code, no stack trace, and no output left behind.
+ */
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { runEntry, type EntryOptions, type EntryResult } from "./support/run_entry.ts";
+import { makeChatModelDirectory } from "./support/tiny_model.ts";
+
+const root = mkdtempSync(join(tmpdir(), "cli-"));
+const model = makeChatModelDirectory();
+afterAll(() => [root, model].forEach((directory) => rmSync(directory, { recursive: true })));
+
+let made = 0;
+/** A path that does not exist yet. */
+const fresh = (): string => join(root, `new-${made++}`);
+
+const tinyPretrain = "--generated 100 --vocab 300 --hidden 16 --layers 1 --heads 2 --kv-heads 1 --head-size 8 --mlp 24 --row-length 16".split(" ");
+
+/** Runs an entry that must fail with `code` and one line that matches `message`. */
+async function refuses(entry: string, args: readonly string[], code: number, message: RegExp, options?: EntryOptions): Promise<EntryResult> {
+  const result = await runEntry(entry, args, options);
+  expect(result.errors, result.stderr).toHaveLength(1);
+  expect(result.errors[0]).toMatch(message);
+  expect(result.code).toBe(code);
+  expect(result.stderr).not.toMatch(/^\s+at .*\.ts/m); // no stack trace of ours
+  return result;
+}
+
+/** A copy of the chat model, damaged by `change`. */
+function damaged(change: (directory: string) => void): string {
+  const directory = fresh();
+  cpSync(model, directory, { recursive: true });
+  change(directory);
+  return directory;
+}
+
+describe.each([
+  ["grpo/train", ["--learnin-rate", "1"], "--learning-rate"],
+  ["model/generate", ["--promt", "Hi"], "--prompt"],
+  ["model/pretrain", ["--step", "5"], "--steps"],
+] as const)("%s", (entry, misspelt, meant) => {
+  test("an unknown flag: its nearest name", async () => {
+    const { stderr, stdout } = await refuses(entry, misspelt, 2, /unknown option/);
+    expect(stderr).toContain(`(Did you mean ${meant}?)`);
+    expect(stderr).toContain("--help lists all flags");
+    expect(stdout).toBe("");
+  });
+
+  test("--help lists the flags and exits with 0", async () => {
+    const { code, stdout, stderr } = await runEntry(entry, ["--help"]);
+    expect([code, stderr]).toEqual([0, ""]);
+    expect(stdout).toContain(meant);
+  });
+});
+
+describe("usage, exit 2", () => {
+  test.each<[string, string, string[], RegExp]>([
+    ["a word for a number", "grpo/train", ["--learning-rate", "fast"], /'--learning-rate <x>' argument 'fast' is invalid\. must be a number from 0 up/],
+    ["an empty number", "grpo/train", ["--epsilon", ""], /must be a number from 0 up/],
+    ["a number that is not finite", "grpo/train", ["--epsilon", "Infinity"], /must be a number from 0 up/],
+    ["a fraction for a count", "grpo/train", ["--train-steps", "1.5"], /must be an integer from 1 up/],
+    ["a seed above 32 bits", "grpo/train", ["--seed", "4294967296"], /must be an integer from 0 to 4294967295/],
+    ["a group of one", "grpo/train", ["--group-size", "1"], /must be an integer from 2 up/],
+    ["temperature 0", "grpo/train", ["--temperature", "0"], /must be a number from 0\.001 up/],
+    ["a group above the rollouts", "grpo/train", ["--group-size", "26"], /--group-size 26 exceeds --rollout-count 25/],
+    ["an unknown objective", "grpo/train", ["--objective", "ppo"], /"ppo", it must be "sequence" or "dapo"/],
+    ["no prompt", "model/generate", [], /required option '--prompt <text>' not specified/],
+    ["no tokens", "model/generate", ["--prompt", "Hi", "--max-tokens", "0"], /must be an integer from 1 up/],
+    ["neither --out nor --resume", "model/pretrain", [], /either --out DIR for a new run or --resume DIR/],
+    ["heads that do not divide", "model/pretrain", ["--out", "x", "--heads", "3"], /--heads 3 must be a multiple of --kv-heads 2/],
+    ["an odd head size", "model/pretrain", ["--out", "x", "--head-size", "7"], /--head-size 7 must be even/],
+    ["surplus arguments", "model/pretrain", ["--out", "x", "more"], /too many arguments/],
+  ])("%s", async (_, entry, args, message) => {
+    await refuses(entry, args, 2, message);
+    expect(existsSync("x")).toBe(false);
+  });
+
+  test("text that does not fill one row leaves no folder behind", async () => {
+    const out = fresh();
+    await refuses("model/pretrain", ["--out", out, ...tinyPretrain, "--row-length", "512"], 2, /does not fill one training and one validation row of 512/);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test.each([
+    ["grpo/train", ["--model", model]],
+    ["model/pretrain", tinyPretrain],
+  ] as const)("%s: an output folder that holds something is left alone", async (entry, args) => {
+    const out = fresh();
+    mkdirSync(out);
+    writeFileSync(join(out, "precious"), "");
+    await refuses(entry, [...args, "--out", out], 2, /is not empty\. Fix: choose another --out/);
+    expect(readdirSync(out)).toEqual(["precious"]);
+  });
+
+  test("a prompt that leaves no room for the reply", async () => {
+    const message = /\d+ prompt tokens and 250 new ones exceed the model's 256 positions\. Fix:/;
+    await refuses("model/generate", ["--prompt", "Hi", "--model", model, "--max-tokens", "250"], 2, message);
+  });
+});
+
+describe("a model or data that cannot be used, exit 3", () => {
+  test.each<[string, (directory: string) => void, RegExp]>([
+    ["no such directory", (path) => rmSync(path, { recursive: true }), /no model directory .* Fix: check the path given to --model/],
+    ["no weights", (path) => rmSync(join(path, "model.safetensors")), /has no model\.safetensors/],
+    ["truncated weights", (path) => truncateSync(join(path, "model.safetensors"), 9000), /model\.safetensors: .*truncated or corrupt/],
+    ["config.json with a break in it", (path) => writeFileSync(join(path, "config.json"), '{\n"a":\n\n'), /config\.json is not valid JSON/],
+    ["no tokenizer", (path) => rmSync(join(path, "tokenizer.json")), /tokenizer\.json does not exist/],
+    ["a broken tokenizer", (path) => writeFileSync(join(path, "tokenizer.json"), '{\n  "model": {\n x'), /tokenizer\.json is not valid JSON/],
+    ["no chat template", (path) => writeFileSync(join(path, "tokenizer_config.json"), "{}"), /no chat template/],
+    ["a broken template", (path) => writeFileSync(join(path, "chat_template.jinja"), "{% for %}"), /chat template: /],
+    ["wrong shapes", (path) => cpSync(join(makeChatModelDirectory({ hiddenSize: 8 }), "config.json"), join(path, "config.json")), /do not fit config\.json/],
+  ])("%s", async (_, change, message) => {
+    const [directory, out] = [damaged(change), fresh()];
+    await refuses("model/generate", ["--prompt", "Hi", "--model", directory], 3, message);
+    if (!/template: /.test(message.source)) { // the template is first rendered when the run has begun
+      await refuses("grpo/train", ["--model", directory, "--out", out], 3, message);
+      expect(existsSync(out)).toBe(false);
+    }
+  });
+
+  test("no corpora, damaged corpora, no checkpoint to resume", async () => {
+    const [out, empty, broken] = [fresh(), fresh(), fresh()];
+    mkdirSync(empty);
+    mkdirSync(broken);
+    writeFileSync(join(broken, "sgd-dev.jsonl.gz"), "no gzip");
+    await refuses("model/pretrain", ["--out", out, "--corpora", empty, ...tinyPretrain], 3, /no corpus found/);
+    await refuses("model/pretrain", ["--out", out, "--corpora", broken, ...tinyPretrain], 3, /sgd-dev\.jsonl\.gz: not a readable gzip/);
+    await refuses("model/pretrain", ["--resume", empty], 3, /no checkpoint to resume/);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test.each([
+    ["grpo/train", ["--model", model]],
+    ["model/pretrain", tinyPretrain],
+  ] as const)("%s: an output folder that cannot be made", async (entry, args) => {
+    const file = fresh();
+    writeFileSync(file, "a file"); // works for root too, whom no permission stops
+    await refuses(entry, [...args, "--out", join(file, "run")], 3, /ENOTDIR/);
+  });
+});
+
+describe("the machine and the numbers", () => {
+  test.runIf(process.platform === "linux").each([
+    ["grpo/train", ["--model", model]],
+    ["model/generate", ["--prompt", "Hi", "--model", model]],
+    ["model/pretrain", tinyPretrain],
+  ] as const)("%s without an adapter: exit 4 and the fix", async (entry, args) => {
+    const out = fresh();
+    const outFlag = entry === "model/generate" ? [] : ["--out", out];
+    const env = { VK_DRIVER_FILES: join(root, "no-driver.json") };
+    await refuses(entry, [...args, ...outFlag], 4, /no WebGPU adapter found\. Fix: run `node scripts\/setup\.mjs`/, { env });
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test.each([
+    ["grpo/train", ["--model", model, "--rollout-count", "5", "--warmup-steps", "0"], /grad step \d of train step \d: .*NaN.* Fix: a lower --learning-rate/],
+    ["model/pretrain", [...tinyPretrain, "--steps", "5"], /step \d: .*NaN.*Fix: a new run with a lower --learning-rate/],
+  ] as const)("%s: numbers that blow up stop the run with exit 5, and no model is written", async (entry, args, message) => {
+    const out = fresh();
+    await refuses(entry, [...args, "--out", out, "--learning-rate", "1e30"], 5, message);
+    expect(readdirSync(out).filter((name) => /^(model|checkpoint)/.test(name))).toEqual([]);
+  });
+});

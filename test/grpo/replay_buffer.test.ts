@@ -1,0 +1,78 @@
+/** The replay buffer: what it keeps, and which groups it draws. */
+import { expect, test } from "vitest";
+import { ReplayBuffer } from "../../src/grpo/replay_buffer.ts";
+import type { Experience } from "../../src/grpo/rollout.ts";
+import { seededRandom } from "../../src/random.ts";
+
+/** An experience that is recognised by its reward. */
+function experience(reward: number, id = "only"): Experience {
+  return { prompt: { id, messages: [] }, promptIds: [1], completionIds: [2], logProbs: [-1], ended: true, text: "", reward };
+}
+
+const numbered = (from: number, to: number, id?: string): Experience[] =>
+  Array.from({ length: to - from }, (_, i) => experience(from + i, id));
+const rewards = (group: readonly Experience[]): number[] => group.map(({ reward }) => reward);
+const ascending = (values: readonly number[]): number[] => [...values].sort((a, b) => a - b);
+
+test("keeps the newest experiences", () => {
+  const buffer = new ReplayBuffer(50);
+  buffer.add(numbered(0, 25));
+  expect(buffer.size).toBe(25);
+  buffer.add(numbered(25, 50));
+  buffer.add(numbered(50, 75));
+  expect(buffer.size).toBe(50);
+  expect(ascending(rewards(buffer.sampleGroup(50, seededRandom(1))))).toEqual(rewards(numbered(25, 75)));
+});
+
+test("one batch larger than the capacity keeps its last part", () => {
+  const buffer = new ReplayBuffer(3);
+  buffer.add(numbered(0, 10));
+  expect(ascending(rewards(buffer.sampleGroup(3, seededRandom(1))))).toEqual([7, 8, 9]);
+});
+
+test("a group holds different experiences; the draw depends on the random source alone and leaves the buffer as it is", () => {
+  const buffer = new ReplayBuffer(50);
+  buffer.add(numbered(0, 25));
+  const draws = (seed: number): number[][] => {
+    const random = seededRandom(seed);
+    return Array.from({ length: 20 }, () => rewards(buffer.sampleGroup(5, random)));
+  };
+  for (const group of draws(1)) expect(new Set(group).size).toBe(5);
+  expect(draws(1)).toEqual(draws(1));
+  expect(draws(1)).not.toEqual(draws(2));
+  expect(buffer.size).toBe(25);
+});
+
+test("every experience is drawn equally often", () => {
+  const buffer = new ReplayBuffer(10);
+  buffer.add(numbered(0, 10));
+  const random = seededRandom(5);
+  const draws = 4000;
+  const counts = new Array<number>(10).fill(0);
+  for (let i = 0; i < draws; i++) for (const { reward } of buffer.sampleGroup(5, random)) counts[reward]! += 1;
+  const deviation = Math.sqrt(draws * 0.5 * 0.5); // drawn with probability 5 / 10
+  for (const count of counts) expect(Math.abs(count - draws / 2)).toBeLessThan(4 * deviation);
+});
+
+test("a group never mixes prompts, and prompts are drawn by their share", () => {
+  const buffer = new ReplayBuffer(100);
+  buffer.add([...numbered(0, 30, "a"), ...numbered(30, 40, "b"), ...numbered(40, 42, "rare")]);
+  const random = seededRandom(2);
+  const drawn = { a: 0, b: 0, rare: 0 };
+  for (let i = 0; i < 1000; i++) {
+    const group = buffer.sampleGroup(5, random);
+    const ids = new Set(group.map(({ prompt }) => prompt.id));
+    expect(ids.size).toBe(1);
+    drawn[[...ids][0] as keyof typeof drawn] += 1;
+  }
+  expect(drawn.rare).toBe(0); // has no 5 experiences
+  expect(Math.abs(drawn.a - 750)).toBeLessThan(60);
+});
+
+test("no group large enough is an error that says so", () => {
+  const buffer = new ReplayBuffer(50);
+  expect(() => buffer.sampleGroup(2, seededRandom(1))).toThrow(/no 2 experiences of one prompt \(0 in all\)/);
+  buffer.add([...numbered(0, 3, "a"), ...numbered(3, 6, "b")]);
+  expect(() => buffer.sampleGroup(4, seededRandom(1))).toThrow(RangeError);
+  expect(buffer.sampleGroup(3, seededRandom(1))).toHaveLength(3);
+});

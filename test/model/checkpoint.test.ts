@@ -1,0 +1,242 @@
+/** Model directories: what is written is what is read, and what is wrong with one is said in one line. */
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { afterAll, beforeEach, describe, expect, test } from "vitest";
+import { openSafetensors, SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
+import { CheckpointError, configToHub, loadGpt, readConfig, replaceDirectory, saveGpt, TEXT_FILES } from "../../src/model/checkpoint.ts";
+import { createGpt, disposeGpt, parameterCount, parameterShapes, type Gpt } from "../../src/model/gpt.ts";
+import { memoryStats } from "../../src/tensor/memory.ts";
+import { read } from "../../src/tensor/tensor.ts";
+import "../support/gpu.ts";
+import { fixturePath } from "../support/oracles.ts";
+import { randomWeights, tinyConfig, writeRandomModel } from "../support/tiny_model.ts";
+
+const root = mkdtempSync(join(tmpdir(), "checkpoint-"));
+afterAll(() => rmSync(root, { recursive: true }));
+
+let directory: string;
+let made = 0;
+beforeEach(() => {
+  directory = join(root, `model-${made++}`);
+});
+
+/** Every parameter's bits. */
+async function bitsOf(model: Gpt): Promise<Map<string, Uint32Array>> {
+  const bits = new Map<string, Uint32Array>();
+  for (const [name, { value }] of model.parameters) bits.set(name, new Uint32Array((await read(value)).buffer));
+  return bits;
+}
+
+/** Writes a random model, then lets `change` damage it. */
+function broken(change: () => void): string {
+  replaceDirectory(directory, (target) => writeRandomModel(target, tinyConfig(), 1));
+  change();
+  return directory;
+}
+
+function editConfig(change: Record<string, unknown>): void {
+  const path = join(directory, "config.json");
+  writeFileSync(path, JSON.stringify({ ...(JSON.parse(readFileSync(path, "utf8")) as object), ...change }));
+}
+
+describe("round trips", () => {
+  test.each([true, false])("F32 keeps every bit; tied embeddings: %s", async (tiedEmbeddings) => {
+    const model = createGpt(tinyConfig({ tiedEmbeddings }), randomWeights(1));
+    await saveGpt(model, directory);
+    const loaded = loadGpt(directory);
+    expect(loaded.config).toEqual(model.config);
+    expect(await bitsOf(loaded)).toEqual(await bitsOf(model));
+    expect(readdirSync(directory).sort()).toEqual(["config.json", "model.safetensors"]);
+    disposeGpt(model);
+    disposeGpt(loaded);
+  });
+
+  test("BF16 rounds once: loading and saving again changes nothing, and halves the file", async () => {
+    const model = createGpt(tinyConfig(), randomWeights(1));
+    await saveGpt(model, directory, { dtype: "BF16" });
+    const once = loadGpt(directory);
+    const again = join(root, "again");
+    await saveGpt(once, again, { dtype: "BF16" });
+    const file = (path: string): Buffer => readFileSync(join(path, "model.safetensors"));
+    expect(file(again).equals(file(directory))).toBe(true);
+    const values = parameterCount(model.config);
+    expect(file(directory).length).toBeGreaterThan(2 * values);
+    expect(file(directory).length).toBeLessThan(2 * values + 4096);
+    for (const [name, { value }] of model.parameters) {
+      const [exact, rounded] = [await read(value), await read(once.parameters.get(name)!.value)];
+      exact.forEach((x, i) => expect(Math.abs(rounded[i]! - x)).toBeLessThanOrEqual(2 ** -8 * Math.abs(x)));
+    }
+    [model, once].forEach(disposeGpt);
+  });
+
+  test("shards load like one file", async () => {
+    const sharded = loadGpt(fixturePath("models/qwen3-a2"));
+    await saveGpt(sharded, directory);
+    const single = loadGpt(directory);
+    expect(await bitsOf(single)).toEqual(await bitsOf(sharded));
+    [sharded, single].forEach(disposeGpt);
+  });
+
+  test("text files travel along; saving into the directory that they come from works", async () => {
+    replaceDirectory(directory, (target) => {
+      writeRandomModel(target, tinyConfig(), 1);
+      for (const name of TEXT_FILES) writeFileSync(join(target, name), `content of ${name}`);
+    });
+    const model = loadGpt(directory);
+    await saveGpt(model, directory, { textFrom: directory });
+    for (const name of TEXT_FILES) expect(readFileSync(join(directory, name), "utf8")).toBe(`content of ${name}`);
+    disposeGpt(model);
+  });
+
+  test("a tied checkpoint may carry a copy of the embedding as its head", () => {
+    const path = broken(() => {
+      const file = openSafetensors(join(directory, "model.safetensors"));
+      const tensors = [...parameterShapes(tinyConfig()), ["lm_head.weight", [40, 16]] as const].map(([name, shape]) => {
+        const source = name === "lm_head.weight" ? "model.embed_tokens.weight" : name;
+        return { name, shape, dtype: "F32" as const, data: file.readF32(source) };
+      });
+      file.close();
+      writeSafetensors(join(directory, "model.safetensors"), tensors);
+    });
+    const model = loadGpt(path);
+    expect(model.parameters.has("lm_head.weight")).toBe(false);
+    disposeGpt(model);
+  });
+
+  test("config.json: what is written is read back; both spellings of rope_theta; absent keys take Qwen3's defaults", () => {
+    const config = tinyConfig({ ropeTheta: 54321, normEps: 1e-5, tiedEmbeddings: false });
+    const check = (json: object): unknown => {
+      replaceDirectory(directory, (target) => writeFileSync(join(target, "config.json"), JSON.stringify(json)));
+      return readConfig(directory);
+    };
+    const hub = configToHub(config, "F32");
+    expect(check(hub)).toEqual(config);
+    expect(check({ ...hub, rope_parameters: undefined })).toEqual(config);
+    expect(check({ ...hub, rope_theta: undefined })).toEqual(config);
+    expect(check({ model_type: "qwen3" })).toEqual({
+      vocabSize: 151936, hiddenSize: 4096, layers: 32, heads: 32, kvHeads: 32, headSize: 128, mlpSize: 22016,
+      normEps: 1e-6, ropeTheta: 10000, maxPositions: 32768, tiedEmbeddings: false,
+    });
+  });
+});
+
+describe("refused, with one line", () => {
+  const shard = { weight_map: { a: "model-00001-of-00002.safetensors" } };
+  const write = (name: string, content: string): void => writeFileSync(join(directory, name), content);
+  const cases: [string, () => void, RegExp, (typeof CheckpointError | typeof SafetensorsError)?][] = [
+    ["missing directory", () => rmSync(directory, { recursive: true }), /no model directory .* Fix: check the path/],
+    ["no config.json", () => rmSync(join(directory, "config.json")), /no config\.json/],
+    ["config.json is no JSON", () => write("config.json", '{"model_type":'), /config\.json is not valid JSON/],
+    ["config.json is a list", () => write("config.json", "[1]"), /does not hold a JSON object/],
+    ["config.json is null", () => write("config.json", "null"), /does not hold a JSON object/],
+    ["another architecture", () => editConfig({ model_type: "llama" }), /model_type "llama" \(only "qwen3" is\) is not supported/],
+    ["no architecture", () => editConfig({ model_type: undefined }), /model_type undefined/],
+    ["scaled rope", () => editConfig({ rope_parameters: { rope_type: "yarn" } }), /rope type "yarn" is not supported/],
+    ["sliding window", () => editConfig({ use_sliding_window: true }), /sliding-window/],
+    ["attention bias", () => editConfig({ attention_bias: true }), /attention_bias/],
+    ["another activation", () => editConfig({ hidden_act: "gelu" }), /hidden_act "gelu"/],
+    ["quantised", () => editConfig({ quantization_config: { bits: 4 } }), /quantised/],
+    ["negative size", () => editConfig({ hidden_size: -16 }), /hidden_size must be a positive number/],
+    ["size as text", () => editConfig({ hidden_size: "16" }), /hidden_size must be a positive number/],
+    ["half a layer", () => editConfig({ num_hidden_layers: 1.5 }), /num_hidden_layers must be an integer, not 1\.5/],
+    ["heads that do not divide", () => editConfig({ num_key_value_heads: 3 }), /4 heads over 3 key\/value heads/],
+    ["odd head size", () => editConfig({ head_dim: 7 }), /odd head_dim \(7\)/],
+    ["no weights", () => rmSync(join(directory, "model.safetensors")), /no model\.safetensors .* Fix: check that the weights/],
+    ["truncated weights", () => truncateSync(join(directory, "model.safetensors"), 3000), /truncated|corrupt/, SafetensorsError],
+    ["weights that are text", () => write("model.safetensors", "version https://git-lfs"), /model\.safetensors/, SafetensorsError],
+    ["empty weights", () => write("model.safetensors", ""), /fewer than its 8 length bytes/, SafetensorsError],
+  ];
+  test.each(cases)("%s", (_, change, message, type = CheckpointError) => {
+    const { liveBytes } = memoryStats();
+    let caught: unknown;
+    try {
+      loadGpt(broken(change));
+    } catch (error) {
+      caught = error;
+    }
+    expect(caught).toBeInstanceOf(type);
+    expect((caught as Error).message).toMatch(message);
+    expect((caught as Error).message).not.toContain("\n");
+    expect((caught as Error).message).toContain(basename(directory));
+    expect(memoryStats().liveBytes).toBe(liveBytes);
+  });
+
+  test.each([
+    ["an index without shards", "{}", /no weight_map/],
+    ["an index that is null", "null", /does not hold a JSON object/],
+    ["an index that leads outside", '{"weight_map":{"a":"../secret.safetensors"}}', /unexpected shard name/],
+    ["a missing shard", JSON.stringify(shard), /missing shards model-00001-of-00002\.safetensors/],
+  ])("%s", (_, index, message) => {
+    broken(() => {
+      rmSync(join(directory, "model.safetensors"));
+      write("model.safetensors.index.json", index);
+    });
+    expect(() => loadGpt(directory)).toThrow(CheckpointError);
+    expect(() => loadGpt(directory)).toThrow(message);
+  });
+
+  test("missing, mis-shaped and unexpected weights are named together", () => {
+    broken(() => {
+      const zeros = (name: string, shape: readonly number[]) => {
+        return { name, shape, dtype: "F32" as const, data: new Float32Array(shape.reduce((n, m) => n * m, 1)) };
+      };
+      const tensors = [...parameterShapes(tinyConfig())]
+        .filter(([name]) => name !== "model.norm.weight")
+        .map(([name, shape]) => zeros(name, name.endsWith("layers.1.self_attn.q_norm.weight") ? [9] : shape));
+      writeSafetensors(join(directory, "model.safetensors"), [...tensors, zeros("model.layers.2.extra", [1])]);
+    });
+    expect(() => loadGpt(directory)).toThrow(CheckpointError);
+    for (const part of [
+      /do not fit config\.json/,
+      /missing model\.norm\.weight \[16\]/,
+      /model\.layers\.1\.self_attn\.q_norm\.weight has shape \[9\], the config asks for \[8\]/,
+      /unexpected model\.layers\.2\.extra/,
+    ]) {
+      expect(() => loadGpt(directory)).toThrow(part);
+    }
+  });
+
+  test("of many differences ten are named and the rest counted", () => {
+    broken(() => editConfig({ num_hidden_layers: 4 })); // 2 more layers of 11 tensors
+    expect(() => loadGpt(directory)).toThrow(/missing model\.layers\.2\..*; and 12 more$/);
+  });
+});
+
+describe("a save that fails", () => {
+  const siblings = (): string[] => readdirSync(dirname(directory)).filter((name) => name.startsWith(basename(directory)));
+
+  test("leaves the old directory as it was, and nothing beside it", () => {
+    broken(() => undefined);
+    const before = readFileSync(join(directory, "model.safetensors"));
+    const fail = (): void =>
+      replaceDirectory(directory, (target) => {
+        writeFileSync(join(target, "model.safetensors"), "half");
+        throw new Error("disk full");
+      });
+    expect(fail).toThrow("disk full");
+    expect(readFileSync(join(directory, "model.safetensors")).equals(before)).toBe(true);
+    expect(siblings()).toEqual([basename(directory)]);
+  });
+
+  test("leaves nothing where there was nothing", () => {
+    expect(() => replaceDirectory(directory, () => { throw new Error("disk full"); })).toThrow("disk full");
+    expect(siblings()).toEqual([]);
+  });
+
+  test("below a regular file: an error of the file system, and the file stays", async () => {
+    writeFileSync(directory, "a file");
+    const model = createGpt(tinyConfig(), randomWeights(1));
+    await expect(saveGpt(model, join(directory, "model"))).rejects.toThrow(/ENOTDIR/);
+    expect(readFileSync(directory, "utf8")).toBe("a file");
+    disposeGpt(model);
+  });
+
+  test("what a killed process left under the temporary name does not get into the next save", () => {
+    const stale = `${directory}.tmp-${process.pid}`;
+    cpSync(fixturePath("models/qwen3-a1"), stale, { recursive: true });
+    replaceDirectory(directory, (target) => writeFileSync(join(target, "only"), ""));
+    expect(readdirSync(directory)).toEqual(["only"]);
+    expect(existsSync(stale)).toBe(false);
+  });
+});

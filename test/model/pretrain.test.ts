@@ -1,0 +1,131 @@
+/** Pretraining as a user runs it, on a model of a few thousand parameters: it learns, and it resumes bit for bit. */
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { loadChatModel } from "../../src/model/chat_model.ts";
+import { disposeGpt } from "../../src/model/gpt.ts";
+import { batchAt } from "../../src/model/pretrain_data.ts";
+import "../support/gpu.ts";
+import { runEntry, type EntryOptions, type EntryResult } from "../support/run_entry.ts";
+
+const root = mkdtempSync(join(tmpdir(), "pretrain-"));
+afterAll(() => rmSync(root, { recursive: true }));
+
+const tiny = (
+  "--generated 100 --vocab 300 --hidden 16 --layers 1 --heads 2 --kv-heads 1 --head-size 8 --mlp 24 " +
+  "--row-length 32 --batch 4 --warmup 2 --learning-rate 0.01"
+).split(" ");
+
+async function pretrain(args: readonly string[], options?: EntryOptions): Promise<EntryResult> {
+  const result = await runEntry("model/pretrain", args, options);
+  expect(result.errors).toEqual([]);
+  return result;
+}
+
+interface Metrics {
+  step: number;
+  loss?: number;
+  eval_loss?: number;
+}
+
+function metricsOf(out: string): Metrics[] {
+  const lines = readFileSync(join(out, "metrics.jsonl"), "utf8").trimEnd().split("\n");
+  return lines.map((line) => JSON.parse(line) as Metrics);
+}
+
+/** Bytes of everything that training computes. */
+function resultsOf(out: string): Record<string, string> {
+  const files = ["metrics.jsonl", "checkpoint/model.safetensors", "checkpoint/optimizer.safetensors", "checkpoint/state.json",
+    "model/model.safetensors", "model/config.json", "tokenizer.json", "rows.bin"];
+  return Object.fromEntries(files.map((name) => [name, readFileSync(join(out, name)).toString("base64")]));
+}
+
+describe("a short run", () => {
+  const out = join(root, "straight");
+  const everyThree = ["--steps", "6", "--eval-every", "3"];
+
+  test("logs every step and the validation loss, and leaves a chat model", async () => {
+    const { code, stderr } = await pretrain(["--out", out, ...tiny, ...everyThree]);
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/step 6\/6 {2}loss \d\.\d{4} {2}\d+ tokens\/s/);
+    const metrics = metricsOf(out);
+    expect(metrics.filter(({ loss }) => loss !== undefined).map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);
+    expect(metrics.filter((record) => record.eval_loss !== undefined).map(({ step }) => step)).toEqual([3, 6]);
+    expect(metrics[0]!.loss).toBeCloseTo(Math.log(300), 1); // an untrained model knows nothing
+    const { model, encodePrompt, tokenizer } = loadChatModel(join(out, "model"));
+    expect(encodePrompt([{ role: "user", content: "Hi" }]).length).toBeGreaterThan(3);
+    expect(tokenizer.eosIds).toHaveLength(2);
+    disposeGpt(model);
+  });
+
+  test("3 steps, then --resume, give the same bytes as 6 at once", async () => {
+    const parts = join(root, "parts");
+    const first = await pretrain(["--out", parts, ...tiny, ...everyThree, "--stop-at", "3"]);
+    expect(first.code).toBe(0);
+    expect(existsSync(join(parts, "model"))).toBe(false);
+    expect(metricsOf(parts).at(-1)!.step).toBe(3);
+    // A crash after the checkpoint leaves later records, the last of them cut off: they are run again.
+    writeFileSync(join(parts, "metrics.jsonl"), '{"step":4,"loss":9}\n{"step":5,"lo', { flag: "a" });
+    const second = await pretrain(["--resume", parts, "--eval-every", "3"]);
+    expect(second.code).toBe(0);
+    expect(resultsOf(parts)).toEqual(resultsOf(out));
+    expect(readdirSync(parts).filter((name) => /\.(tmp|old)-/.test(name))).toEqual([]);
+  });
+
+  test("another seed gives other weights", async () => {
+    const other = join(root, "other");
+    await pretrain(["--out", other, ...tiny, ...everyThree, "--seed", "2"]);
+    expect(resultsOf(other)["model/model.safetensors"]).not.toBe(resultsOf(out)["model/model.safetensors"]);
+  });
+});
+
+test("the loss falls", async () => {
+  const out = join(root, "learns");
+  await pretrain(["--out", out, ...tiny, "--steps", "80", "--eval-every", "80", "--learning-rate", "0.02"]);
+  const losses = metricsOf(out).flatMap(({ loss }) => loss ?? []);
+  const meanOf = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+  expect(meanOf(losses.slice(0, 5))).toBeGreaterThan(5);
+  expect(meanOf(losses.slice(-10))).toBeLessThan(3.7);
+  expect(metricsOf(out).at(-1)!.eval_loss).toBeLessThan(4.5);
+});
+
+test("Ctrl-C saves the step it is at, says how to go on, and exits with 130", async () => {
+  const out = join(root, "interrupted");
+  let sent = false;
+  const { code, stderr } = await pretrain(["--out", out, ...tiny, "--steps", "100000"], {
+    onStderr: (text, child) => {
+      if (sent || !text.includes("step 20/")) return;
+      sent = true;
+      child.kill("SIGINT");
+    },
+  });
+  expect(code).toBe(130);
+  expect(stderr).toContain(`--resume ${out}`);
+  const state = JSON.parse(readFileSync(join(out, "checkpoint", "state.json"), "utf8")) as { step: number };
+  expect(state.step).toBeGreaterThanOrEqual(20);
+  expect(metricsOf(out).at(-1)!.step).toBe(state.step);
+});
+
+describe("the order of the rows", () => {
+  const [count, rowLength, batch] = [10, 3, 4];
+  const rows = Uint16Array.from({ length: count * rowLength }, (_, i) => Math.floor(i / rowLength));
+  const rowsOf = (step: number, seed = 1): number[] =>
+    [...batchAt(rows, { step, batch, rowLength, seed })].filter((_, i) => i % rowLength === 0);
+  const inOrder = (steps: number, seed?: number): number[] =>
+    Array.from({ length: steps }, (_, step) => rowsOf(step, seed)).flat();
+
+  test("every epoch has each row once, in another order; a batch may span two epochs", () => {
+    const drawn = inOrder(5); // 20 rows: two epochs
+    const epochs = [drawn.slice(0, 10), drawn.slice(10)];
+    for (const epoch of epochs) expect([...epoch].sort((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    expect(epochs[0]).not.toEqual(epochs[1]);
+  });
+
+  test("depends on step and seed alone, not on the steps before", () => {
+    const straight = inOrder(6);
+    expect(rowsOf(5)).toEqual(straight.slice(20));
+    expect(rowsOf(0)).toEqual(straight.slice(0, 4));
+    expect(inOrder(6, 2)).not.toEqual(straight);
+  });
+});

@@ -1,0 +1,231 @@
+/** Matrix products: every transpose, edge and broadcast, in both kernels, against the float64 reference. */
+import { describe, expect, it } from "vitest";
+import { backward } from "../../src/autograd/backward.ts";
+import * as ops from "../../src/autograd/ops.ts";
+import { parameter } from "../../src/autograd/variable.ts";
+import { gpu } from "../../src/tensor/device.ts";
+import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
+import { allRows, chooseVariant, matmul, matmulRows } from "../../src/tensor/matmul.ts";
+import type { MatmulOptions, MatmulVariant, RowRange } from "../../src/tensor/matmul.ts";
+import { ShapeError } from "../../src/tensor/shape.ts";
+import { dispose, empty, keep, read, tensor } from "../../src/tensor/tensor.ts";
+import { checkOp } from "../support/check_op.ts";
+import { directionalDerivative, dot, expectClose, random } from "../support/gradcheck.ts";
+import { idsToGpu, toGpu } from "../support/gpu.ts";
+import { add, type Array64 } from "../support/reference.ts";
+import * as nn from "../support/reference_nn.ts";
+
+const layouts: MatmulOptions[] = [
+  {},
+  { transposeB: true },
+  { transposeA: true },
+  { transposeA: true, transposeB: true },
+];
+const variants: MatmulVariant[] = ["subgroup8x64", "subgroup32x32", "shared64x64"];
+
+/** NN, NT, TN or TT. */
+function nameOf({ transposeA, transposeB }: MatmulOptions): string {
+  return (transposeA ? "T" : "N") + (transposeB ? "T" : "N");
+}
+
+/** Random operands of a product m x k x n in the given layout. */
+function operands(m: number, k: number, n: number, layout: MatmulOptions, seed = 1): [Array64, Array64] {
+  const { uniform } = random(seed);
+  return [uniform(layout.transposeA ? [k, m] : [m, k]), uniform(layout.transposeB ? [n, k] : [k, n])];
+}
+
+/** float32 sums of k products of numbers below 1. */
+function tolerance(k: number): { rtol: number; atol: number } {
+  return { rtol: 1e-6, atol: 3e-7 * Math.sqrt(k) + 1e-7 };
+}
+
+describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmul %s", (_, layout) => {
+  it.each([[1, 1, 1], [3, 5, 7], [13, 1, 5], [1, 7, 65], [7, 3, 1], [9, 17, 35], [8, 8, 32], [33, 4, 9]])(
+    "%i x %i x %i: product and every gradient",
+    async (m, k, n) => {
+      const [a, b] = operands(m, k, n, layout);
+      await checkOp(`matmul ${nameOf(layout)}`, {
+        inputs: [a, b],
+        gpu: (x, y) => ops.matmul(x, y, layout),
+        reference: (x, y) => nn.matmul(x, y, layout),
+        forward: tolerance(k),
+      });
+    },
+  );
+
+  it.each(variants)("%s kernel: edges of the tiles", async (variant) => {
+    const sizes = [
+      [1, 13, 1], [5, 63, 65], [8, 7, 64], [9, 3, 257], [63, 65, 63], [65, 16, 257], [257, 17, 31],
+    ] as const;
+    for (const [m, k, n] of sizes) {
+      const [a, b] = operands(m, k, n, layout, m);
+      await scopeAsync(async () => {
+        const c = await read(matmul(toGpu(a), toGpu(b), { ...layout, variant }));
+        expectClose(`${variant} ${nameOf(layout)} ${m} x ${k} x ${n}`, c, nn.matmul(a, b, layout).data, tolerance(k));
+      });
+    }
+  });
+
+  it.each(variants)("%s kernel: broadcasts batches on both sides", async (variant) => {
+    const { uniform } = random(3);
+    const lastTwo = (rows: number, cols: number, swap = false): number[] => (swap ? [cols, rows] : [rows, cols]);
+    const a = uniform([2, 1, 3, 1, ...lastTwo(5, 7, layout.transposeA)]);
+    const b = uniform([3, 5, ...lastTwo(7, 9, layout.transposeB)]);
+    await scopeAsync(async () => {
+      const c = matmul(toGpu(a), toGpu(b), { ...layout, variant });
+      expect(c.shape).toEqual([2, 1, 3, 5, 5, 9]);
+      expectClose(`${variant} broadcast`, await read(c), nn.matmul(a, b, layout).data, tolerance(7));
+    });
+  });
+
+  it("adds into an existing tensor", async () => {
+    for (const variant of variants) {
+      const [a, b] = operands(35, 6, 67, layout);
+      const before = random(9).uniform([35, 67]);
+      await scopeAsync(async () => {
+        const c = toGpu(before);
+        expect(matmul(toGpu(a), toGpu(b), { ...layout, accumulateInto: c, variant })).toBe(c);
+        expectClose(`accumulate ${variant}`, await read(c), add(before, nn.matmul(a, b, layout)).data, tolerance(6));
+      });
+    }
+  });
+
+  it("multiplies row ranges and leaves the other rows alone", async () => {
+    const { uniform } = random(4);
+    const [m, k, n] = [6, 5, 11];
+    const a = uniform(layout.transposeA ? [k, m] : [m, k]);
+    const b = uniform(layout.transposeB ? [n, k] : [k, n]);
+    const padded = (x: Array64): Array64 => {
+      const cols = x.shape[1]!;
+      const outside = (rows: number): number[] => new Array<number>(rows * cols).fill(NaN);
+      return { shape: [x.shape[0]! + 5, cols], data: Float64Array.from([...outside(3), ...x.data, ...outside(2)]) };
+    };
+    await scopeAsync(async () => {
+      const c = toGpu({ shape: [m + 5, n], data: new Float64Array((m + 5) * n).fill(7) });
+      const range = (x: Array64): RowRange => ({ matrix: toGpu(padded(x)), start: 3, count: x.shape[0]! });
+      matmulRows(range(a), range(b), { matrix: c, start: 2, count: m }, layout);
+      matmulRows(range(a), range(b), { matrix: c, start: 2, count: m }, { ...layout, accumulate: true });
+      const result = await read(c);
+      const expected = nn.matmul(a, b, layout).data.map((value) => 2 * value);
+      expectClose("row range", result.subarray(2 * n, (2 + m) * n), expected, tolerance(2 * k));
+      expect([...result.subarray(0, 2 * n), ...result.subarray((2 + m) * n)].every((value) => value === 7)).toBe(true);
+    });
+  });
+});
+
+describe("matmul", () => {
+  it("differentiates through broadcast batches", async () => {
+    const { uniform } = random(5);
+    await checkOp("broadcast b", {
+      inputs: [uniform([2, 3, 4, 5]), uniform([3, 5, 2])],
+      gpu: (a, b) => ops.matmul(a, b),
+      reference: (a, b) => nn.matmul(a, b),
+    });
+    await checkOp("broadcast a", {
+      inputs: [uniform([1, 4, 3]), uniform([5, 2, 3])],
+      gpu: (a, b) => ops.matmul(a, b, { transposeA: false, transposeB: true }),
+      reference: (a, b) => nn.matmul(a, b, { transposeB: true }),
+    });
+    await checkOp("linear layer on a batch", {
+      inputs: [uniform([3, 5, 7]), uniform([4, 7])],
+      gpu: (a, b) => ops.matmul(a, b, { transposeB: true }),
+      reference: (a, b) => nn.matmul(a, b, { transposeB: true }),
+    });
+  });
+
+  it("folds more than 65,535 matrices, and takes as many rows", async () => {
+    const { uniform } = random(6);
+    await checkOp("70,000 matrices", {
+      inputs: [uniform([70_000, 2, 3]), uniform([70_000, 3, 1])],
+      gpu: (a, b) => ops.matmul(a, b),
+      reference: (a, b) => nn.matmul(a, b),
+      independentRows: [0, 1],
+    });
+    await checkOp("70,000 rows", {
+      inputs: [uniform([70_000, 3]), uniform([2, 3])],
+      gpu: (a, b) => ops.matmul(a, b, { transposeB: true }),
+      reference: (a, b) => nn.matmul(a, b, { transposeB: true }),
+      gradient: { rtol: 1e-4, atol: 1e-3 }, // db sums 70,000 terms
+      independentRows: [0],
+    });
+  });
+
+  it("has the right gradient at 63 x 257 x 65", async () => {
+    const { uniform } = random(7);
+    const inputs = [uniform([63, 257]), uniform([257, 65])];
+    const cotangent = uniform([63, 65]);
+    const [a, b] = inputs.map((x) => parameter(keep(toGpu(x))));
+    await scopeAsync(async () => backward(ops.matmul(a!, b!), toGpu(cotangent)));
+    for (const [which, { grad, value }] of [a!, b!].entries()) {
+      const direction = uniform(inputs[which]!.shape);
+      const numerical = directionalDerivative(([x, y]) => nn.matmul(x!, y!), inputs, cotangent, which, direction);
+      expect(dot(await read(grad!), direction.data)).toBeCloseTo(numerical, 3);
+      dispose(grad!);
+      dispose(value);
+    }
+  });
+
+  it("gives the same bits twice and frees its memory", async () => {
+    const before = memoryStats().liveBytes;
+    await scopeAsync(async () => {
+      const [a, b] = operands(65, 257, 63, {}).map(toGpu);
+      for (const variant of variants) {
+        expect(await read(matmul(a!, b!, { variant }))).toEqual(await read(matmul(a!, b!, { variant })));
+      }
+    });
+    expect(memoryStats().liveBytes).toBe(before);
+  });
+
+  it("hands on NaN and infinity", async () => {
+    for (const variant of variants) {
+      await scopeAsync(async () => {
+        const a = tensor([1, NaN, 2, Infinity, 3, 4], [3, 2]);
+        const c = await read(matmul(a, tensor([1, 0, 0, 1], [2, 2]), { variant }));
+        expect([...c]).toEqual([NaN, NaN, NaN, Infinity, 3, 4]);
+      });
+    }
+  });
+
+  it("reads nothing beyond its matrix", async () => {
+    for (const variant of variants) {
+      await scopeAsync(async () => {
+        const ones = Array.from({ length: 15 }, () => 1);
+        const nans = Array.from({ length: 15 }, () => NaN);
+        const clean = toGpu({ shape: [3, 5], data: Float64Array.from(ones) });
+        const beforeNan = toGpu({ shape: [2, 3, 5], data: Float64Array.from([...ones, ...nans]) });
+        for (const [a, b] of [[beforeNan, clean], [clean, beforeNan]] as const) {
+          const c = await read(matmul(a, b, { transposeB: true, variant }));
+          expect([...c]).toEqual([...Array.from({ length: 9 }, () => 5), ...Array.from({ length: 9 }, () => NaN)]);
+        }
+      });
+    }
+  });
+
+  it("takes the kernel that was measured to be the fastest here", () => {
+    const { software, subgroupSize } = gpu();
+    const lavapipe = software && subgroupSize === 8;
+    expect(chooseVariant(8)).toBe(lavapipe ? "subgroup8x64" : "shared64x64");
+    expect(chooseVariant(9)).toBe(lavapipe ? "subgroup32x32" : "shared64x64");
+  });
+
+  it("treats an empty inner axis as a sum of nothing", async () => {
+    await scopeAsync(async () => {
+      expect([...(await read(matmul(empty([2, 0]), empty([0, 3]))))]).toEqual([0, 0, 0, 0, 0, 0]);
+      expect((await read(matmul(empty([0, 2]), tensor([1, 2], [2, 1])))).length).toBe(0);
+    });
+  });
+
+  it("explains shapes that do not fit", () => {
+    const f = (shape: number[]): ReturnType<typeof toGpu> => empty(shape);
+    expect(() => matmul(f([2, 3]), f([4, 5]))).toThrow("matmul [2, 3] x [4, 5]: inner sizes 3 and 4 differ");
+    expect(() => matmul(f([2, 3]), f([3, 5]), { transposeB: true })).toThrow("[3, 5] transposed: inner sizes 3 and 5");
+    expect(() => matmul(f([3]), f([3, 5]))).toThrow("matmul [3] x [3, 5]: both operands need at least two axes");
+    expect(() => matmul(f([2, 2, 3]), f([4, 3, 5]))).toThrow("shapes [2] and [4] do not broadcast");
+    expect(() => matmul(f([2, 3]), f([3, 5]), { accumulateInto: f([2, 4]) })).toThrow("cannot be added into [2, 4]");
+    expect(() => matmul(idsToGpu([1], [1, 1]), f([1, 1]))).toThrow("holds u32 ids");
+    expect(() => matmulRows({ matrix: f([4, 3]), start: 2, count: 3 }, allRows(f([3, 5])), allRows(f([3, 5]))))
+      .toThrow(ShapeError);
+    expect(() => matmulRows(allRows(f([4, 3])), allRows(f([3, 5])), allRows(f([4, 6]))))
+      .toThrow("does not fit into [4, 6]");
+  });
+});
