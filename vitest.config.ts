@@ -13,6 +13,7 @@ export default defineConfig({
     isolate: true,
     maxWorkers: 2, // the software driver uses several threads by itself
     testTimeout: 60_000, // the first run compiles every shader
+    hookTimeout: 60_000,
     teardownTimeout: 3_000,
     reporters: ["default"],
   },

@@ -22,7 +22,7 @@ function wave(shape: readonly number[]): Tensor {
   return tensor(Float32Array.from({ length }, (_, i) => Math.sin(0.37 * i)), shape);
 }
 
-/** softmax(q kᵀ scale) v with the scores in memory and without the causal mask, which only the fused kernel profits from. */
+/** softmax(q kᵀ scale) v with the scores in memory and without the causal mask, from which only fusion profits. */
 function composed(q: Tensor, k: Tensor, v: Tensor): Tensor {
   const [batch, queries, heads] = q.shape as [number, number, number];
   const keys = k.shape[1]!;

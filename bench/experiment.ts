@@ -21,12 +21,19 @@ export function runExperiment(seed: number): Row {
   try {
     const out = join(directory, "run");
     const start = performance.now();
-    const train = spawnSync(process.execPath, ["--import", "tsx", "src/grpo/train.ts", "--seed", String(seed), "--out", out], {
-      encoding: "utf8",
-    });
+    const train = spawnSync(
+      process.execPath,
+      ["--import", "tsx", "src/grpo/train.ts", "--seed", String(seed), "--out", out],
+      {
+        encoding: "utf8",
+      },
+    );
     const seconds = (performance.now() - start) / 1000;
     if (train.status !== 0) throw new Error(`seed ${seed} failed:\n${train.stdout}${train.stderr}`);
-    const records = readFileSync(join(out, "metrics.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as RolloutRecord);
+    const records = readFileSync(join(out, "metrics.jsonl"), "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as RolloutRecord);
     const rollouts = records.filter(({ kind }) => kind === "rollout");
     const gaps = rollouts.map((record) => record["sampling/sampling_logp_difference/max"]);
     const rewards = Object.fromEntries(rollouts.map(({ reward }, i) => [`step ${i + 1}`, reward.toFixed(3)]));

@@ -63,14 +63,22 @@ function grpoGroup(ids: (count: number) => number[]): Experience[] {
 async function decodeRows(model: Gpt, ids: (count: number) => number[]): Promise<Row[]> {
   const decode = (tokens: number) => (): Promise<unknown> =>
     sampleCompletions(model, [ids(DECODE.prompt)], DECODE.sequences, {
-      maxNewTokens: tokens, temperature: 1, seed: 1, endIds: [], tokensPerReadback: tokens,
+      maxNewTokens: tokens,
+      temperature: 1,
+      seed: 1,
+      endIds: [],
+      tokensPerReadback: tokens,
     });
   const name = `${DECODE.sequences} sequences, prompt ${DECODE.prompt}`;
   const all = await measure(`decode ${DECODE.tokens} tokens, ${name}`, decode(DECODE.tokens));
   const first = await measure(`decode 1 token (prefill), ${name}`, decode(1));
   const step = (Number(all.ms) - Number(first.ms)) / (DECODE.tokens - 1);
   const dispatches = (Number(all.dispatches) - Number(first.dispatches)) / (DECODE.tokens - 1);
-  return [all, first, { ...first, workload: `one batched decode step, ${DECODE.sequences} sequences`, ms: step, dispatches, submits: 0 }];
+  return [
+    all,
+    first,
+    { ...first, workload: `one batched decode step, ${DECODE.sequences} sequences`, ms: step, dispatches, submits: 0 },
+  ];
 }
 
 async function measure(workload: string, body: () => Promise<unknown>): Promise<Row> {

@@ -1,4 +1,7 @@
-/** Seeded random numbers on the host: initial weights, shuffles, the choice of groups. The GPU has its own (sample.wgsl). */
+/**
+ * Seeded random numbers on the host: initial weights, shuffles, the choice of groups. The GPU has its own
+ * (sample.wgsl).
+ */
 
 /** Uniform numbers in [0, 1) that depend on the seed alone (the mulberry32 generator, 32 bits of state). */
 export function seededRandom(seed: number): () => number {

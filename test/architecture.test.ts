@@ -71,11 +71,15 @@ describe("shader, launcher and test belong together", () => {
     const imported = new Set(tests.flatMap(importsOf));
     const names = new Set(tests.map(({ path }) => basename(path, ".test.ts")));
     expect(launchers.length).toBeGreaterThan(10);
-    expect(launchers.map(({ path }) => path).filter((path) => !imported.has(path) && !names.has(basename(path, ".ts")))).toEqual([]);
+    expect(
+      launchers.map(({ path }) => path).filter((path) => !imported.has(path) && !names.has(basename(path, ".ts"))),
+    ).toEqual([]);
   });
 
   test("every operation of ops.ts is called in a test", () => {
-    const names = [...sources.find(({ path }) => path === "src/autograd/ops.ts")!.text.matchAll(/^export function (\w+)/gm)];
+    const names = [
+      ...sources.find(({ path }) => path === "src/autograd/ops.ts")!.text.matchAll(/^export function (\w+)/gm),
+    ];
     const allTests = tests.map(({ text }) => text).join("\n");
     expect(names.length).toBeGreaterThan(30);
     expect(names.map(([, name]) => name!).filter((name) => !new RegExp(`ops\\.${name}\\b`).test(allTests))).toEqual([]);

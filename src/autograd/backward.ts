@@ -1,8 +1,9 @@
 /**
  * Reverse-mode differentiation: walk the recorded operations from the loss to the parameters, each once, accumulating.
  *
- * What an operation saved is freed as soon as its rule has run, and a gradient as soon as its last reader has: the
- * memory peak of a step is that of its forward pass. A graph can therefore be walked once.
+ * A rule is dropped as soon as it has run, and with it what it saved: a graph can be walked once. Gradients return to
+ * the pool when their last reader is done, so the walk adds little to the memory of the forward pass, whose values stay
+ * readable (a loss, a ratio for the log) until the scope of the step ends.
  */
 import { addInto, add, copy, fill } from "../tensor/elementwise.ts";
 import { currentScope, release, scope, type Storage } from "../tensor/memory.ts";
@@ -11,8 +12,8 @@ import { dispose, keep, type Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "./variable.ts";
 
 /**
- * Adds dLoss/dParameter to `grad` of every tracked leaf that `loss` depends on. `cotangent` is dL/dLoss, 1 for a scalar.
- * Equals `loss.backward(cotangent)` in PyTorch without `retain_graph`.
+ * Adds dLoss/dParameter to `grad` of every tracked leaf that `loss` depends on. `cotangent` is dL/dLoss, 1 for a
+ * scalar. Equals `loss.backward(cotangent)` in PyTorch without `retain_graph`.
  * @throws ShapeError when `loss` is not a scalar and no cotangent is given, or the shapes differ.
  * @throws Error when the graph was already walked.
  */
@@ -51,7 +52,9 @@ export function backward(loss: Variable, cotangent?: Tensor): void {
         const dx = results[i];
         if (!dx || !input.tracked) return;
         if (show(dx.shape) !== show(input.value.shape)) {
-          throw new ShapeError(`${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`);
+          throw new ShapeError(
+            `${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`,
+          );
         }
         gradients.add(input, dx);
       });

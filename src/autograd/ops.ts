@@ -2,7 +2,8 @@
  * The calculus page: every differentiable operation, its forward launch beside its gradient rule.
  *
  * Notation: y is an operation's output, dy = dL/dy, dx = dL/dx. What a rule closes over is what it saves for backward.
- * Temporaries of a rule are freed by `backward`. Shapes: B batch, T time, H heads, D head size, C channels, V vocabulary.
+ * Temporaries of a rule are freed by `backward`. Shapes: B batch, T time, H heads, D head size, C channels, V
+ * vocabulary.
  */
 import * as attentionKernels from "../tensor/attention.ts";
 import * as lossKernels from "../tensor/cross_entropy.ts";
@@ -353,8 +354,8 @@ export interface TokenLogProbOptions {
 
 /**
  * The RL primitive: log-probability of each target token and entropy of its distribution, from the hidden states.
- * hidden [N, C], head [V, C], targets u32 [N] -> logProbs [N], entropy [N] (nats). The logits z = hidden head^T / temperature
- * are computed in chunks of rows, forward and again in backward, so that [N, V] never exists.
+ * hidden [N, C], head [V, C], targets u32 [N] -> logProbs [N], entropy [N] (nats). The logits z = hidden head^T /
+ * temperature are computed in chunks of rows, forward and again in backward, so that [N, V] never exists.
  * dz = dLogProb (onehot - p) - dEntropy p (log p + entropy).
  */
 export function tokenLogProb(
@@ -371,7 +372,8 @@ export function tokenLogProb(
     });
     return [dHidden, dHead];
   };
-  // Two outputs, two producers: each walks the chunks on its own, so the entropy costs nothing unless it is in the loss.
+  // Two outputs, two producers: each walks the chunks on its own, so the entropy costs nothing unless it is in the
+  // loss.
   return {
     logProbs: recordJoint("tokenLogProb", logProbs, [hidden, head], (dLogProbs) => rule({ dLogProbs })),
     entropy: recordJoint("tokenEntropy", entropy, [hidden, head], (dEntropy) => rule({ dEntropy })),
@@ -412,8 +414,8 @@ export function rotary(x: Variable, tables: RotaryTables, positions: Tensor): Va
 }
 
 /**
- * Causal softmax(q k^T scale) v without storing the scores: q [B, Tq, H, D], k and v [B, Tk, Hkv, D], H a multiple of Hkv.
- * Saves the output and one log-sum-exp per query (FlashAttention, Dao 2022).
+ * Causal softmax(q k^T scale) v without storing the scores: q [B, Tq, H, D], k and v [B, Tk, Hkv, D], H a multiple of
+ * Hkv. Saves the output and one log-sum-exp per query (FlashAttention, Dao 2022).
  */
 export function attention(
   q: Variable,

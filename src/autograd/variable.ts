@@ -10,7 +10,9 @@ import type { Tensor } from "../tensor/tensor.ts";
 export interface Producer {
   readonly op: string;
   readonly inputs: readonly Variable[];
-  /** dL/dOutput -> dL/dInput for each input (null where it is not tracked). Cleared once used: it holds what was saved. */
+  /**
+   * dL/dOutput -> dL/dInput for each input (null where it is not tracked). Cleared once used: it holds what was saved.
+   */
   rule: ((dy: Tensor) => readonly (Tensor | null)[]) | null;
 }
 
@@ -44,8 +46,11 @@ export function detach(x: Variable): Variable {
  * `record("mul", y, [a, (dy) => mul(dy, b)], [b, (dy) => mul(dy, a)])`.
  */
 export function record(op: string, value: Tensor, ...edges: readonly [Variable, (dy: Tensor) => Tensor][]): Variable {
-  return recordJoint(op, value, edges.map(([input]) => input), (dy) =>
-    edges.map(([input, rule]) => (input.tracked ? rule(dy) : null)),
+  return recordJoint(
+    op,
+    value,
+    edges.map(([input]) => input),
+    (dy) => edges.map(([input, rule]) => (input.tracked ? rule(dy) : null)),
   );
 }
 

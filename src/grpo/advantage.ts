@@ -1,9 +1,9 @@
 /** Group-relative advantages: how much better a completion did than the others of its group. */
 
 /**
- * A_i = (r_i - mean(r)) / (std(r) + delta), with the sample standard deviation (ddof 1): DeepSeekMath (2024), section 4.1.
- * A group of equal rewards gives exactly 0: it teaches nothing. [1, 0, 0, 0] with delta 1e-6 -> [1.499997, -0.499999 x 3].
- * `delta` keeps the quotient finite; with 0 it only matters for equal rewards, which are handled apart.
+ * A_i = (r_i - mean(r)) / (std(r) + delta), with the sample standard deviation (ddof 1): DeepSeekMath (2024), section
+ * 4.1. A group of equal rewards gives exactly 0: it teaches nothing. [1, 0, 0, 0] with delta 1e-6 -> [1.499997,
+ * -0.499999 x 3]. `delta` keeps the quotient finite; with 0 it only matters for equal rewards, which are handled apart.
  * @throws RangeError for fewer than two rewards (no spread exists) or a reward that is not a finite number.
  */
 export function groupAdvantages(rewards: readonly number[], delta = 1e-6): number[] {

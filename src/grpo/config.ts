@@ -52,7 +52,9 @@ export function parseConfig(argv: readonly string[] = process.argv): TrainConfig
     .option("--warmup-steps <n>", "gradient steps of linear warm-up; then linear decay to 0", integer(0), 5)
     .option("--weight-decay <x>", "decoupled weight decay of AdamW", number(0), 0.01)
     .option("--max-grad-norm <x>", "clips the gradient's global norm; 0 does not", number(0), 0);
-  const flags = program.parse(argv).opts<Omit<TrainConfig, "out" | "epsilonHigh"> & { out?: string; epsilonHigh?: number }>();
+  const flags = program
+    .parse(argv)
+    .opts<Omit<TrainConfig, "out" | "epsilonHigh"> & { out?: string; epsilonHigh?: number }>();
   if (flags.objective !== "sequence" && flags.objective !== "dapo") {
     program.error(`error: --objective is "${String(flags.objective)}", it must be "sequence" or "dapo"`);
   }

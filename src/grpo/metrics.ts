@@ -21,7 +21,10 @@ export function rolloutMetrics(
     "completions/min_length": Math.min(...lengths),
     "completions/max_length": Math.max(...lengths),
     "completions/clipped_ratio": average(experiences.map(({ ended }) => (ended ? 0 : 1))),
-    num_tokens: experiences.reduce((sum, { promptIds, completionIds }) => sum + promptIds.length + completionIds.length, 0),
+    num_tokens: experiences.reduce(
+      (sum, { promptIds, completionIds }) => sum + promptIds.length + completionIds.length,
+      0,
+    ),
     "sampling/sampling_logp_difference/mean": gap.mean,
     "sampling/sampling_logp_difference/max": gap.max,
   };
@@ -52,8 +55,8 @@ export function updateMetrics(
     "clip_ratio/low_mean": low,
     "clip_ratio/high_mean": high,
     "clip_ratio/region_mean": low + high,
-    "sampling/importance_sampling_ratio/min": Math.min(...ratios),
-    "sampling/importance_sampling_ratio/mean": average(ratios),
-    "sampling/importance_sampling_ratio/max": Math.max(...ratios),
+    "importance_ratio/min": Math.min(...ratios),
+    "importance_ratio/mean": average(ratios),
+    "importance_ratio/max": Math.max(...ratios),
   };
 }

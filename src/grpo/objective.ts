@@ -1,8 +1,8 @@
 /**
  * The objectives, one function per equation. All are to be maximised.
  *
- * Shapes: G completions of a group, T tokens of the longest one. logProbs, oldLogProbs and mask are [G, T]; the mask is 1
- * on tokens that the policy drew (its end token included) and 0 on padding; advantages are [G].
+ * Shapes: G completions of a group, T tokens of the longest one. logProbs, oldLogProbs and mask are [G, T]; the mask is
+ * 1 on tokens that the policy drew (its end token included) and 0 on padding; advantages are [G].
  * Only logProbs carries a gradient: oldLogProbs are stored numbers from the rollout.
  */
 import * as ops from "../autograd/ops.ts";
@@ -69,5 +69,8 @@ export function tokenObjective(batch: GroupBatch, clip: ClipRange, tokens: numbe
 
 /** Rows of unequal length as a [G, T] tensor, padded with zeros: [[1, 2], [3]] -> [1, 2, 3, 0]. */
 export function padRows(rows: readonly (readonly number[])[], width: number): Tensor {
-  return tensor(Float32Array.from(rows.flatMap((row) => [...row, ...new Array<number>(width - row.length).fill(0)])), [rows.length, width]);
+  return tensor(Float32Array.from(rows.flatMap((row) => [...row, ...new Array<number>(width - row.length).fill(0)])), [
+    rows.length,
+    width,
+  ]);
 }

@@ -23,8 +23,8 @@
  * newest experiences and may mix completions of several train steps. Groups without reward spread are stepped through
  * (their gradient is zero, but momentum and weight decay still move the weights).
  *
- * The first objectives print as 0.000000, and should: with pi_theta = pi_old every ratio is 1 and advantages sum to zero.
- * The gradient is not zero. Watch the rewards.
+ * The first objectives print as 0.000000 and should: with pi_theta = pi_old every ratio is 1 and advantages sum to
+ * zero. The gradient is not zero. Watch the rewards.
  */
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -34,6 +34,7 @@ import { NumericsError, runMain } from "../cli.ts";
 import { loadChatModel } from "../model/chat_model.ts";
 import { saveGpt } from "../model/checkpoint.ts";
 import type { Gpt } from "../model/gpt.ts";
+import { checkLengths } from "../model/sampler.ts";
 import { seededRandom } from "../random.ts";
 import { describeGpu, openGpu } from "../tensor/device.ts";
 import { memoryStats } from "../tensor/memory.ts";
@@ -50,14 +51,16 @@ async function main(): Promise<void> {
   const config = parseConfig();
   await openGpu();
   const chat = loadChatModel(config.model);
-  mkdirSync(config.out, { recursive: true });
-  writeFileSync(join(config.out, "config.json"), JSON.stringify(config, null, 2) + "\n");
-  console.error(`adapter: ${describeGpu()}\nmodel: ${config.model}\nrun: ${config.out}`);
   const codec: TextCodec = {
     encodePrompt: ({ messages }) => chat.encodePrompt(messages),
     decode: (ids) => chat.tokenizer.decode(ids, { skipSpecial: true }),
     endIds: chat.tokenizer.eosIds,
   };
+  // What the model cannot be asked is refused before anything is written.
+  checkLengths(chat.model, digit.prompts().map((prompt) => codec.encodePrompt(prompt)), config.maxRolloutTokens);
+  mkdirSync(config.out, { recursive: true });
+  writeFileSync(join(config.out, "config.json"), JSON.stringify(config, null, 2) + "\n");
+  console.error(`adapter: ${describeGpu()}\nmodel: ${config.model}\nrun: ${config.out}`);
   await train(chat.model, codec, digit, config);
   await saveGpt(chat.model, join(config.out, "model"), { textFrom: config.model });
   console.error(`trained model and metrics: ${config.out}`);
@@ -119,22 +122,30 @@ async function update(
   if (!Number.isFinite(result.objective) || !Number.isFinite(result.gradNorm)) {
     throw new NumericsError(
       `grad step ${gradStep + 1} of train step ${trainStep + 1}: objective ${result.objective}, gradient norm ${result.gradNorm}. ` +
-        "The weights were not updated. Fix: a lower --learning-rate",
+        "The run stops without saving a model. Fix: a lower --learning-rate",
     );
   }
   console.log(
     `Grad step ${gradStep + 1}/${config.gradUpdatesPerStep} in train step ${trainStep + 1}/${config.trainSteps} completed. ` +
-      `Objective: ${result.objective.toFixed(6)}`,
+      `Objective: ${sixDecimals(result.objective)}`,
   );
   const clip = { low: config.epsilon, high: config.epsilonHigh };
   appendMetrics(config, updateMetrics({ trainStep, gradStep, learningRate }, group, result, clip));
+}
+
+/** `-0.000000` is noise around zero and reads like a result: it prints as `0.000000`. */
+function sixDecimals(value: number): string {
+  return value.toFixed(6).replace(/^-(0\.0+)$/, "$1");
 }
 
 function appendMetrics({ out }: TrainConfig, record: object): void {
   appendFileSync(join(out, "metrics.jsonl"), JSON.stringify(record) + "\n");
 }
 
-/** Wall-clock times and live GPU memory of a train step: not in metrics.jsonl, which is the same for every run of a seed. */
+/**
+ * Wall-clock times and live GPU memory of a train step: not in metrics.jsonl, which is the same for every run of a
+ * seed.
+ */
 function stepTimes(started: number, rolledOut: number, experiences: readonly Experience[]): StepTimes {
   const { liveBytes, liveBuffers } = memoryStats();
   return {

@@ -38,7 +38,10 @@ export async function gradientStep(
   learningRate: number,
   config: Pick<TrainConfig, "objective" | "delta" | "epsilon" | "epsilonHigh" | "temperature">,
 ): Promise<UpdateResult> {
-  const advantages = groupAdvantages(group.map(({ reward }) => reward), config.delta);
+  const advantages = groupAdvantages(
+    group.map(({ reward }) => reward),
+    config.delta,
+  );
   const lengths = group.map(({ completionIds }) => completionIds.length);
   const tokens = lengths.reduce((sum, length) => sum + length, 0);
   const longest = Math.max(...lengths);
@@ -46,12 +49,19 @@ export async function gradientStep(
     const policy = completionLogProbs(model, group, config.temperature);
     const batch = {
       logProbs: policy.logProbs,
-      oldLogProbs: padRows(group.map(({ logProbs }) => logProbs), longest),
-      mask: padRows(lengths.map((length) => new Array<number>(length).fill(1)), longest),
+      oldLogProbs: padRows(
+        group.map(({ logProbs }) => logProbs),
+        longest,
+      ),
+      mask: padRows(
+        lengths.map((length) => new Array<number>(length).fill(1)),
+        longest,
+      ),
       advantages: tensor(advantages),
     };
     const clip = { low: config.epsilon, high: config.epsilonHigh };
-    const { value, ratio } = config.objective === "sequence" ? sequenceObjective(batch, clip) : tokenObjective(batch, clip, tokens);
+    const { value, ratio } =
+      config.objective === "sequence" ? sequenceObjective(batch, clip) : tokenObjective(batch, clip, tokens);
     backward(value);
     const { gradNorm: norm } = optimizer.step(learningRate);
     zeroGrad(model.parameters.values());
@@ -85,7 +95,9 @@ export async function logProbGap(
     return (await readAll([logProbs.value]))[0] as Float32Array;
   });
   const longest = values.length / experiences.length;
-  const gaps = experiences.flatMap(({ logProbs }, row) => logProbs.map((value, i) => Math.abs(value - values[row * longest + i]!)));
+  const gaps = experiences.flatMap(({ logProbs }, row) =>
+    logProbs.map((value, i) => Math.abs(value - values[row * longest + i]!)),
+  );
   return { mean: gaps.reduce((sum, gap) => sum + gap, 0) / gaps.length, max: Math.max(...gaps) };
 }
 
@@ -114,6 +126,8 @@ function completionLogProbs(
     }
   });
   const picked = ops.embedding(hidden, tokenIds(rows)); // picking rows of a matrix is what an embedding does
-  const { logProbs, entropy } = ops.tokenLogProb(picked, headWeight(model), tensor(Uint32Array.from(targets)), { temperature });
+  const { logProbs, entropy } = ops.tokenLogProb(picked, headWeight(model), tensor(Uint32Array.from(targets)), {
+    temperature,
+  });
   return { logProbs: ops.reshape(logProbs, [group.length, longest]), entropy: entropy.value };
 }

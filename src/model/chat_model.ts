@@ -23,13 +23,19 @@ export function loadChatModel(directory: string): ChatModel {
   const model = loadGpt(directory);
   const tokenizer = loadTokenizer(directory);
   const { chatTemplate, eosToken, bosToken } = tokenizer;
-  if (chatTemplate === undefined) throw new CheckpointError(`${directory} has no chat template: it is not a chat model`);
+  if (chatTemplate === undefined)
+    throw new CheckpointError(`${directory} has no chat template: it is not a chat model`);
   if (tokenizer.vocabSize > model.config.vocabSize) {
     throw new CheckpointError(
       `${directory}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${model.config.vocabSize}`,
     );
   }
   const encodePrompt = (messages: readonly ChatMessage[]): number[] =>
-    encodeChat(tokenizer, chatTemplate, messages, { addGenerationPrompt: true, enableThinking: false, eosToken, bosToken });
+    encodeChat(tokenizer, chatTemplate, messages, {
+      addGenerationPrompt: true,
+      enableThinking: false,
+      eosToken,
+      bosToken,
+    });
   return { model, tokenizer, encodePrompt };
 }

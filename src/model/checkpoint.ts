@@ -2,10 +2,21 @@
  * A Hugging Face model directory <-> a Gpt. Reads config.json and one or several safetensors files (F32, F16, BF16,
  * widened to float32); writes a directory that Python transformers loads.
  *
- * Weights are read tensor by tensor: the host holds one at a time. A directory is written under a temporary name and
- * renamed when complete, so that no half-written model ever has its final name.
+ * Weights are read tensor by tensor: while loading, the host holds one at a time. A directory is written under a
+ * temporary name and renamed when complete, so that no half-written model ever has its final name.
  */
-import { closeSync, copyFileSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { openSafetensors, writeSafetensors, type SafetensorsFile } from "../data/safetensors.ts";
 import { read } from "../tensor/tensor.ts";
@@ -21,8 +32,9 @@ export const TEXT_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_temp
 
 /**
  * Loads a model onto the GPU.
- * @throws CheckpointError for a missing or unsupported config, and for weights that do not fit it: the first ten missing,
- * mis-shaped and unexpected tensors are listed, the others counted. @throws SafetensorsError for a corrupt weight file.
+ * @throws CheckpointError for a missing or unsupported config, and for weights that do not fit it: the first ten
+ * missing, mis-shaped and unexpected tensors are listed, the others counted. @throws SafetensorsError for a corrupt
+ * weight file.
  */
 export function loadGpt(directory: string): Gpt {
   const config = readConfig(directory);
@@ -39,8 +51,8 @@ export function loadGpt(directory: string): Gpt {
 }
 
 /**
- * Writes `model` as `directory`, replacing it; text files are copied from `textFrom` (the directory it was loaded from).
- * BF16 halves the size and rounds to nearest even; F32 keeps every bit.
+ * Writes `model` as `directory`, replacing it; text files are copied from `textFrom` (the directory it was loaded
+ * from). BF16 halves the size and rounds to nearest even; F32 keeps every bit.
  */
 export async function saveGpt(
   model: Gpt,
@@ -63,7 +75,8 @@ export async function saveGpt(
 
 /**
  * Lets `fill` write a new directory under a temporary name beside `directory`, then puts it in place of the old one.
- * When anything throws, the old one is as it was. A process killed between the two renames leaves the old one as .old-PID.
+ * When anything throws, the old one is as it was. A process killed between the two renames leaves the old one as
+ * .old-PID.
  */
 export function replaceDirectory(directory: string, fill: (temporary: string) => void): void {
   const temporary = `${directory}.tmp-${process.pid}`;
@@ -96,8 +109,10 @@ function syncDirectory(directory: string): void {
 /** Reads and checks config.json. Absent keys take the defaults of transformers' Qwen3Config. */
 export function readConfig(directory: string): GptConfig {
   const path = join(directory, "config.json");
-  if (!existsSync(directory)) throw new CheckpointError(`no model directory ${directory}. Fix: check the path given to --model`);
-  if (!existsSync(path)) throw new CheckpointError(`${directory} has no config.json: not a Hugging Face model directory`);
+  if (!existsSync(directory))
+    throw new CheckpointError(`no model directory ${directory}. Fix: check the path given to --model`);
+  if (!existsSync(path))
+    throw new CheckpointError(`${directory} has no config.json: not a Hugging Face model directory`);
   const json = readJsonObject(path);
   const refuse = (what: string): never => {
     throw new CheckpointError(`${path}: ${what} is not supported`);
@@ -107,13 +122,17 @@ export function readConfig(directory: string): GptConfig {
   if (json.attention_bias === true) refuse("attention_bias");
   if (json.use_sliding_window === true) refuse("sliding-window attention");
   if (json.quantization_config !== undefined) refuse("a quantised checkpoint");
-  const rope = { ...(json.rope_scaling as object | null), ...(json.rope_parameters as object | null) } as Record<string, unknown>;
+  const rope = { ...(json.rope_scaling as object | null), ...(json.rope_parameters as object | null) } as Record<
+    string,
+    unknown
+  >;
   const ropeType = rope.rope_type ?? rope.type ?? "default";
   if (ropeType !== "default") refuse(`rope type ${JSON.stringify(ropeType)}`);
 
   const number = (key: string, fallback: number, from: Record<string, unknown> = json): number => {
     const value = from[key] ?? fallback;
-    if (typeof value !== "number" || !(value > 0)) throw new CheckpointError(`${path}: ${key} must be a positive number`);
+    if (typeof value !== "number" || !(value > 0))
+      throw new CheckpointError(`${path}: ${key} must be a positive number`);
     return value;
   };
   const integer = (key: string, fallback: number): number => {
@@ -184,13 +203,19 @@ function weightFiles(directory: string): string[] {
   const indexPath = join(directory, `${single}.index.json`);
   if (existsSync(join(directory, single))) return [single];
   if (!existsSync(indexPath)) {
-    throw new CheckpointError(`${directory} has no ${single} and no ${single}.index.json. Fix: check that the weights are there`);
+    throw new CheckpointError(
+      `${directory} has no ${single} and no ${single}.index.json. Fix: check that the weights are there`,
+    );
   }
-  const shards = [...new Set(Object.values((readJsonObject(indexPath)["weight_map"] ?? {}) as Record<string, unknown>))];
+  const shards = [
+    ...new Set(Object.values((readJsonObject(indexPath)["weight_map"] ?? {}) as Record<string, unknown>)),
+  ];
   // Only names of this form: an index must not lead outside its directory.
   const bad = shards.find((name) => typeof name !== "string" || !/^model-\d{5}-of-\d{5}\.safetensors$/.test(name));
   if (bad !== undefined || shards.length === 0) {
-    throw new CheckpointError(`${indexPath}: ${bad === undefined ? "no weight_map" : `unexpected shard name ${JSON.stringify(bad)}`}`);
+    throw new CheckpointError(
+      `${indexPath}: ${bad === undefined ? "no weight_map" : `unexpected shard name ${JSON.stringify(bad)}`}`,
+    );
   }
   const missing = (shards as string[]).filter((name) => !existsSync(join(directory, name)));
   if (missing.length > 0) throw new CheckpointError(`${directory}: missing shards ${missing.join(", ")}`);
@@ -215,6 +240,8 @@ function checkWeights(directory: string, config: GptConfig, owner: ReadonlyMap<s
   }
   if (problems.length > 0) {
     const more = problems.length > 10 ? `; and ${problems.length - 10} more` : "";
-    throw new CheckpointError(`${directory}: the weights do not fit config.json: ${problems.slice(0, 10).join("; ")}${more}`);
+    throw new CheckpointError(
+      `${directory}: the weights do not fit config.json: ${problems.slice(0, 10).join("; ")}${more}`,
+    );
   }
 }

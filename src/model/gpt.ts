@@ -104,7 +104,9 @@ export interface ForwardOptions {
   readonly positions: Tensor;
   /** u32 [B, T]: 1 for real tokens, 0 for padding that no query may see. */
   readonly keyMask?: Tensor;
-  /** Reads and extends keys and values of earlier tokens; `starts` u32 [B] is the position of each row's first token. */
+  /**
+   * Reads and extends keys and values of earlier tokens; `starts` u32 [B] is the position of each row's first token.
+   */
   readonly cache?: { readonly kv: KvCache; readonly starts: Tensor };
 }
 
@@ -117,7 +119,13 @@ export function hiddenStates(model: Gpt, ids: TokenIds, options: ForwardOptions)
   let x = ops.reshape(ops.embedding(weight("model.embed_tokens.weight"), ids), [-1, config.hiddenSize]);
   for (let layer = 0; layer < config.layers; layer++) {
     const prefix = `model.layers.${layer}`;
-    const attended = attentionBlock(model, layer, ops.rmsNorm(x, weight(`${prefix}.input_layernorm.weight`), eps), ids, options);
+    const attended = attentionBlock(
+      model,
+      layer,
+      ops.rmsNorm(x, weight(`${prefix}.input_layernorm.weight`), eps),
+      ids,
+      options,
+    );
     x = ops.add(x, attended);
     const mlp = mlpBlock(model, layer, ops.rmsNorm(x, weight(`${prefix}.post_attention_layernorm.weight`), eps));
     x = ops.add(x, mlp);
@@ -173,5 +181,8 @@ export function logits(model: Gpt, hidden: Variable): Variable {
 
 /** Positions 0, 1, 2, ... for each of B rows of T tokens: u32 [B, T]. */
 export function arangePositions(batch: number, time: number): Tensor {
-  return tensor(Uint32Array.from({ length: batch * time }, (_, i) => i % time), [batch, time]);
+  return tensor(
+    Uint32Array.from({ length: batch * time }, (_, i) => i % time),
+    [batch, time],
+  );
 }

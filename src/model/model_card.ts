@@ -12,10 +12,11 @@ export interface TextSource {
 }
 
 export interface CardFacts {
-  readonly command: string;
   readonly settings: Readonly<Record<string, unknown>>;
   readonly parameters: number;
+  /** Tokens trained on, and tokens of text there were: less than once through, or more. */
   readonly trainTokens: number;
+  readonly textTokens: number;
   readonly sources: readonly TextSource[];
   /** Mean next-token loss (nats) on held-out text, by training step. */
   readonly validation: readonly { readonly step: number; readonly loss: number }[];
@@ -81,14 +82,15 @@ The generated dialogues (small talk, facts, numbers, arithmetic, "answer only wi
 
 ## Recipe
 
-    ${facts.command}
+    npx tsx src/model/pretrain.ts ${flags(settings)} --out DIR
 
-${facts.trainTokens.toLocaleString("en")} training tokens; AdamW (0.9, 0.95), global-norm clip 1, linear warm-up and cosine decay to 0. Settings:
-${Object.entries(settings).filter(([key]) => key !== "corpora").map(([key, value]) => `\`${key}\` ${String(value)}`).join(", ")}.
+${count(facts.trainTokens)} training tokens from ${count(facts.textTokens)} tokens of text. AdamW (0.9, 0.95), global-norm clip 1, linear
+warm-up, cosine decay to 0.
 
 ## Loss
 
-Mean next-token cross-entropy in nats over ${facts.validationTokens.toLocaleString("en")} tokens of held-out dialogues (users' turns included)${last ? `: **${last.loss.toFixed(4)}** at the end` : ""}.
+Mean next-token cross-entropy in nats over ${count(facts.validationTokens)} tokens of held-out dialogues (users' turns
+included)${last ? `: **${last.loss.toFixed(4)}** at the end` : ""}. Generated dialogues repeat: some held-out ones also occur in the training text.
 
 | step | validation loss |
 |---:|---:|
@@ -102,4 +104,19 @@ Temperature 0; \`npx tsx src/model/generate.ts --prompt "..."\` prints the same.
 |---|---|
 ${PROMPTS.map((prompt, i) => `| ${cell(prompt)} | ${cell(reply(i))} |`).join("\n")}
 `;
+}
+
+/** Settings as the flags of pretrain.ts: { rowLength: 128 } -> "--row-length 128". */
+function flags(settings: Readonly<Record<string, unknown>>): string {
+  return Object.entries(settings)
+    .filter(([, value]) => value !== null)
+    .map(([key, value]) => {
+      const flag = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+      return `--${flag} ${key === "corpora" ? "CORPORA" : String(value)}`;
+    })
+    .join(" ");
+}
+
+function count(n: number): string {
+  return n.toLocaleString("en");
 }

@@ -7,7 +7,8 @@
  * Loss: mean of -log p(token t+1 | tokens <= t) over all tokens of a batch, users' turns included.
  * AdamW with linear warm-up and a cosine decay to 0, global-norm clipping.
  *
- * In --out: the tokenizer, rows.bin (the packed ids), metrics.jsonl, checkpoint/ (to resume) and in the end model/.
+ * In --out: the tokenizer, rows.bin (the packed ids), metrics.jsonl, checkpoint/ (to resume) and in the end model/ with
+ * its model card.
  */
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,8 +20,10 @@ import { seededNormal } from "../random.ts";
 import { describeGpu, openGpu } from "../tensor/device.ts";
 import { scopeAsync } from "../tensor/memory.ts";
 import { read, readAll } from "../tensor/tensor.ts";
+import { loadChatModel } from "./chat_model.ts";
 import { saveGpt } from "./checkpoint.ts";
-import { createGpt, frozen, parameterCount, type Gpt, type GptConfig } from "./gpt.ts";
+import { createGpt, disposeGpt, frozen, parameterCount, type Gpt, type GptConfig } from "./gpt.ts";
+import { modelCard, type TextSource } from "./model_card.ts";
 import { batchAt, collectDialogues, packRows, writeTokenizer } from "./pretrain_data.ts";
 import { nextTokenLoss } from "./pretrain_loss.ts";
 import { loadTrainingState, saveTrainingState } from "./training_state.ts";
@@ -110,7 +113,7 @@ function startRun(flags: Flags): Run {
   requireNewDirectory(directory, "--out");
   const settings = settingsOf(flags);
   checkShape(settings);
-  const { train: trainText, validation } = collectDialogues(settings, (line) => console.error(line));
+  const { train: trainText, validation, sources } = collectDialogues(settings, (line) => console.error(line));
   mkdirSync(directory, { recursive: true });
   writeTokenizer(directory, trainText, settings.vocab, MAX_POSITIONS);
   const trainRows = packRows(directory, trainText, settings.rowLength);
@@ -122,9 +125,12 @@ function startRun(flags: Flags): Run {
         "Fix: a higher --generated or a lower --row-length",
     );
   }
+  writeFileSync(join(directory, "sources.json"), JSON.stringify(sources, null, 1) + "\n");
   writeFileSync(join(directory, "rows.bin"), trainRows);
   writeFileSync(join(directory, "validation_rows.bin"), validationRows);
-  const vocabulary = JSON.parse(readFileSync(join(directory, "tokenizer.json"), "utf8")) as { added_tokens: { id: number }[] };
+  const vocabulary = JSON.parse(readFileSync(join(directory, "tokenizer.json"), "utf8")) as {
+    added_tokens: { id: number }[];
+  };
   const vocabSize = Math.max(...vocabulary.added_tokens.map(({ id }) => id)) + 1;
   const config: GptConfig = {
     vocabSize,
@@ -140,7 +146,15 @@ function startRun(flags: Flags): Run {
     tiedEmbeddings: true,
   };
   const model = createGpt(config, initialWeights(config, settings.seed));
-  return { directory, settings, model, optimizer: createOptimizer(model, settings), firstStep: 0, trainRows, validationRows };
+  return {
+    directory,
+    settings,
+    model,
+    optimizer: createOptimizer(model, settings),
+    firstStep: 0,
+    trainRows,
+    validationRows,
+  };
 }
 
 /** The flags that determine the result, without those of a single call. */
@@ -148,8 +162,23 @@ function settingsOf(flags: Flags): PretrainSettings {
   const { generated, corporaRatio, vocab, hidden, layers, heads, kvHeads, headSize, mlp } = flags;
   const { rowLength, batch, steps, warmup, learningRate, weightDecay, seed } = flags;
   return {
-    corpora: flags.corpora ?? null, generated, corporaRatio, vocab, hidden, layers, heads, kvHeads, headSize, mlp,
-    rowLength, batch, steps, warmup, learningRate, weightDecay, seed,
+    corpora: flags.corpora ?? null,
+    generated,
+    corporaRatio,
+    vocab,
+    hidden,
+    layers,
+    heads,
+    kvHeads,
+    headSize,
+    mlp,
+    rowLength,
+    batch,
+    steps,
+    warmup,
+    learningRate,
+    weightDecay,
+    seed,
   };
 }
 
@@ -168,7 +197,10 @@ function resumeRun(directory: string): Run {
   restoreOptimizer(optimizer);
   truncateMetrics(join(directory, "metrics.jsonl"), step);
   return {
-    directory, settings, model, optimizer,
+    directory,
+    settings,
+    model,
+    optimizer,
     firstStep: step,
     trainRows: readRows("rows.bin"),
     validationRows: readRows("validation_rows.bin"),
@@ -180,7 +212,8 @@ function createOptimizer(model: Gpt, { weightDecay }: PretrainSettings): AdamW {
 }
 
 /**
- * Initial weights as GPT-2's: normal(0, 0.02), projections into the residual stream scaled by 1/sqrt(2 layers), norms 1.
+ * Initial weights as GPT-2's: normal(0, 0.02), projections into the residual stream scaled by 1/sqrt(2 layers), norms
+ * 1.
  */
 function initialWeights(config: GptConfig, seed: number): (name: string, shape: readonly number[]) => Float32Array {
   const normal = seededNormal(seed);
@@ -215,7 +248,8 @@ async function train(run: Run, flags: Flags): Promise<void> {
 
   const started = performance.now();
   for (let step = run.firstStep; step < lastStep; step++) {
-    const learningRate = settings.learningRate * cosineSchedule(step + 1, { warmupSteps: settings.warmup, totalSteps: steps + 1 });
+    const learningRate =
+      settings.learningRate * cosineSchedule(step + 1, { warmupSteps: settings.warmup, totalSteps: steps + 1 });
     const ids = batchAt(trainRows, { step, batch, rowLength, seed });
     const { loss, gradNorm } = await scopeAsync(async () => {
       const value = nextTokenLoss(model, ids, batch, rowLength);
@@ -253,9 +287,32 @@ async function train(run: Run, flags: Flags): Promise<void> {
     }
   }
   if (lastStep === steps) {
-    await saveGpt(model, join(directory, "model"), { dtype: "BF16", textFrom: directory });
-    console.error(`model: ${join(directory, "model")}`);
+    const target = join(directory, "model");
+    await saveGpt(model, target, { dtype: "BF16", textFrom: directory });
+    writeFileSync(join(target, "README.md"), await describeModel(run, target));
+    console.error(`model: ${target}`);
   }
+}
+
+/** The model card, from what the run has left in its folder. */
+async function describeModel({ directory, settings, trainRows, validationRows }: Run, target: string): Promise<string> {
+  const chat = loadChatModel(target);
+  const records = readFileSync(join(directory, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { step: number; eval_loss?: number });
+  const evaluated = Math.min(VALIDATION_BATCHES * settings.batch, validationRows.length / settings.rowLength);
+  const card = await modelCard(chat, {
+    settings: { ...settings },
+    parameters: parameterCount(chat.model.config),
+    trainTokens: settings.steps * settings.batch * settings.rowLength,
+    textTokens: trainRows.length,
+    sources: JSON.parse(readFileSync(join(directory, "sources.json"), "utf8")) as TextSource[],
+    validation: records.flatMap(({ step, eval_loss: loss }) => (loss === undefined ? [] : [{ step, loss }])),
+    validationTokens: evaluated * (settings.rowLength - 1),
+  });
+  disposeGpt(chat.model);
+  return card;
 }
 
 /** Mean validation loss over a fixed set of held-out rows. */
@@ -266,7 +323,9 @@ async function evaluate(model: Gpt, { settings, validationRows }: Run): Promise<
   for (let row = 0; row < rows; row += batch) {
     const count = Math.min(batch, rows - row);
     const ids = Uint32Array.from(validationRows.subarray(row * rowLength, (row + count) * rowLength));
-    sum += count * (await scopeAsync(async () => (await read(nextTokenLoss(frozen(model), ids, count, rowLength).value))[0]!));
+    sum +=
+      count *
+      (await scopeAsync(async () => (await read(nextTokenLoss(frozen(model), ids, count, rowLength).value))[0]!));
   }
   return sum / rows;
 }

@@ -1,8 +1,9 @@
 /**
- * From dialogues to training rows: learn a tokenizer, encode every dialogue as a chat, pack them into rows of equal length.
+ * From dialogues to training rows: learn a tokenizer, encode every dialogue as a chat, pack them into rows of equal
+ * length.
  *
- * A row begins with the beginning of a dialogue, as a prompt does at inference, and is filled with further ones; the last
- * is cut where the row ends. Attention may look across dialogues within a row; nothing is padded.
+ * A row begins with the beginning of a dialogue, as a prompt does at inference, and is filled with further ones; the
+ * last is cut where the row ends. Attention may look across dialogues within a row; nothing is padded.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -12,6 +13,7 @@ import { readCorpora, type Dialogue } from "../data/corpus.ts";
 import { generateDialogues } from "../data/dialogues.ts";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { permutation, seededRandom } from "../random.ts";
+import type { TextSource } from "./model_card.ts";
 
 export const END_OF_TEXT = "<|endoftext|>";
 export const END_OF_TURN = "<|im_end|>";
@@ -35,6 +37,8 @@ export interface TextOptions {
 export interface DialogueSets {
   readonly train: Dialogue[];
   readonly validation: Dialogue[];
+  /** Where they came from, for the model card. */
+  readonly sources: TextSource[];
 }
 
 /** Generates dialogues and draws others from the corpora, shuffles both together, and holds some out. */
@@ -42,23 +46,31 @@ export function collectDialogues(options: TextOptions, log: (line: string) => vo
   const all: Dialogue[] = [...generateDialogues(options.seed, options.generated)];
   const generatedCharacters = characters(all);
   log(`generated: ${all.length} dialogues, ${generatedCharacters} characters`);
+  const generator = { license: "MIT", source: "`src/data/dialogues.ts`" };
+  const sources: TextSource[] = [{ name: "generated dialogues", ...generator, dialogues: all.length }];
   const random = seededRandom(options.seed);
   if (options.corpora !== null) {
     const corpora = readCorpora(options.corpora);
-    const pool = corpora.flatMap(({ dialogues }) => dialogues);
+    const pool = corpora.flatMap(({ dialogues }, corpus) => dialogues.map((dialogue) => ({ corpus, dialogue })));
+    const drawn = corpora.map(() => 0);
     let budget = Math.round(generatedCharacters * options.corporaRatio);
     for (const i of permutation(pool.length, random)) {
       if (budget <= 0) break;
-      all.push(pool[i]!);
-      budget -= characters([pool[i]!]);
+      const { corpus, dialogue } = pool[i]!;
+      all.push(dialogue);
+      drawn[corpus]! += 1;
+      budget -= characters([dialogue]);
     }
-    log(`corpora: ${corpora.map(({ name, dialogues }) => `${name} (${dialogues.length})`).join(", ")}; ${all.length - options.generated} dialogues drawn`);
+    corpora.forEach(({ name, license, source }, i) => sources.push({ name, license, source, dialogues: drawn[i]! }));
+    log(
+      `corpora: ${corpora.map(({ name, dialogues }) => `${name} (${dialogues.length})`).join(", ")}; ${all.length - options.generated} dialogues drawn`,
+    );
   }
   const order = permutation(all.length, random);
   const train: Dialogue[] = [];
   const validation: Dialogue[] = [];
   order.forEach((i, rank) => (rank % VALIDATION_EVERY === 0 ? validation : train).push(all[i]!));
-  return { train, validation };
+  return { train, validation, sources };
 }
 
 function characters(dialogues: readonly Dialogue[]): number {
@@ -66,7 +78,12 @@ function characters(dialogues: readonly Dialogue[]): number {
 }
 
 /** Learns a byte-level BPE vocabulary from the dialogues and writes the tokenizer's files into `directory`. */
-export function writeTokenizer(directory: string, dialogues: readonly Dialogue[], vocabSize: number, maxPositions: number): void {
+export function writeTokenizer(
+  directory: string,
+  dialogues: readonly Dialogue[],
+  vocabSize: number,
+  maxPositions: number,
+): void {
   const sample: string[] = [];
   let budget = TOKENIZER_SAMPLE;
   for (const { content } of dialogues.flat()) {
@@ -82,9 +99,14 @@ export function writeTokenizer(directory: string, dialogues: readonly Dialogue[]
     modelMaxLength: maxPositions,
   });
   const idOf = (token: string): number => tokenizer.added_tokens.find(({ content }) => content === token)!.id;
-  const generation = { eos_token_id: [idOf(END_OF_TURN), idOf(END_OF_TEXT)], pad_token_id: idOf(END_OF_TEXT), do_sample: true };
+  const generation = {
+    eos_token_id: [idOf(END_OF_TURN), idOf(END_OF_TEXT)],
+    pad_token_id: idOf(END_OF_TEXT),
+    do_sample: true,
+  };
   mkdirSync(directory, { recursive: true });
-  const write = (name: string, content: object): void => writeFileSync(join(directory, name), JSON.stringify(content, null, 1) + "\n");
+  const write = (name: string, content: object): void =>
+    writeFileSync(join(directory, name), JSON.stringify(content, null, 1) + "\n");
   write("tokenizer.json", tokenizer);
   write("tokenizer_config.json", config);
   write("generation_config.json", generation);

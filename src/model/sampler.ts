@@ -44,6 +44,22 @@ export class LengthError extends RangeError {
   override name = "LengthError";
 }
 
+/** @throws LengthError for an empty prompt, or when a prompt and its completion exceed the model's positions. */
+export function checkLengths(
+  { config }: Gpt,
+  prompts: readonly (readonly number[])[],
+  maxNewTokens: number,
+): void {
+  if (prompts.length === 0 || prompts.some(({ length }) => length === 0)) throw new LengthError("empty prompt");
+  const longest = Math.max(...prompts.map(({ length }) => length));
+  if (longest + maxNewTokens > config.maxPositions) {
+    throw new LengthError(
+      `${longest} prompt tokens and ${maxNewTokens} new ones exceed the model's ${config.maxPositions} positions. ` +
+        "Fix: a shorter prompt or fewer new tokens",
+    );
+  }
+}
+
 /**
  * Draws `samples` completions of every prompt: result[prompt][sample].
  * @throws LengthError for an empty prompt, or when prompt and completion exceed the model's positions.
@@ -56,14 +72,8 @@ export async function sampleCompletions(
 ): Promise<Completion[][]> {
   const { config } = model;
   const { maxNewTokens, temperature, seed, endIds, firstSample = 0, tokensPerReadback = 8 } = options;
+  checkLengths(model, prompts, maxNewTokens);
   const longest = Math.max(...prompts.map(({ length }) => length));
-  if (prompts.length === 0 || prompts.some(({ length }) => length === 0)) throw new LengthError("generate: empty prompt");
-  if (longest + maxNewTokens > config.maxPositions) {
-    throw new LengthError(
-      `generate: ${longest} prompt tokens and ${maxNewTokens} new ones exceed the model's ${config.maxPositions} positions. ` +
-        "Fix: a shorter prompt or fewer new tokens",
-    );
-  }
   const policy = frozen(model);
   const rowPrompt = prompts.flatMap((_, prompt) => new Array<number>(samples).fill(prompt));
   const rows = rowPrompt.length;
@@ -72,7 +82,9 @@ export async function sampleCompletions(
     return await scopeAsync(async () => {
       const state: SamplerState = {
         streams: tensor(
-          Uint32Array.from(rowPrompt.flatMap((prompt, row) => [promptStream(prompts[prompt]!), firstSample + (row % samples)])),
+          Uint32Array.from(
+            rowPrompt.flatMap((prompt, row) => [promptStream(prompts[prompt]!), firstSample + (row % samples)]),
+          ),
           [rows, 2],
         ),
         endIdList: tensor(Uint32Array.from(endIds.length > 0 ? endIds : [0])),
@@ -88,7 +100,8 @@ export async function sampleCompletions(
       let result: Completion[] = [];
       for (let step = 0; step < maxNewTokens; step++) {
         scope(() => {
-          const next = step === 0 ? prefill(policy, prompts, rowPrompt, cache, longest) : decodeStep(policy, cache, state);
+          const next =
+            step === 0 ? prefill(policy, prompts, rowPrompt, cache, longest) : decodeStep(policy, cache, state);
           sample(next, state, step, temperature, seed);
         });
         if ((step + 1) % tokensPerReadback !== 0 && step < maxNewTokens - 1) continue;
@@ -103,7 +116,9 @@ export async function sampleCompletions(
   }
 }
 
-/** Runs all prompts at once, right-padded, fills the cache of every row, and returns the logits [rows, V] that follow. */
+/**
+ * Runs all prompts at once, right-padded, fills the cache of every row, and returns the logits [rows, V] that follow.
+ */
 function prefill(
   policy: Gpt,
   prompts: readonly (readonly number[])[],
@@ -117,7 +132,10 @@ function prefill(
   try {
     return scope(() => {
       // Padding comes after the prompt: causal attention never shows it to a real token, and decoding overwrites it.
-      const padded = Uint32Array.from({ length: batch * longest }, (_, i) => prompts[Math.floor(i / longest)]![i % longest] ?? 0);
+      const padded = Uint32Array.from(
+        { length: batch * longest },
+        (_, i) => prompts[Math.floor(i / longest)]![i % longest] ?? 0,
+      );
       const hidden = hiddenStates(policy, tokenIds(padded, [batch, longest]), {
         positions: arangePositions(batch, longest),
         cache: { kv: promptCache, starts: tensor(new Uint32Array(batch)) },
@@ -134,7 +152,11 @@ function prefill(
 }
 
 /** One forward pass over the token drawn last by each row: logits [rows, V] of the next. */
-function decodeStep(policy: Gpt, cache: ReturnType<typeof createKvCache>, { nextIds, positions }: SamplerState): Tensor {
+function decodeStep(
+  policy: Gpt,
+  cache: ReturnType<typeof createKvCache>,
+  { nextIds, positions }: SamplerState,
+): Tensor {
   const rows = nextIds.shape[0]!;
   const ids = { tensor: reshape(nextIds, [rows, 1]), host: new Uint32Array(0) }; // drawn on the GPU: the host never sees them
   const hidden = hiddenStates(policy, ids, { positions, cache: { kv: cache, starts: positions } });
@@ -142,7 +164,11 @@ function decodeStep(policy: Gpt, cache: ReturnType<typeof createKvCache>, { next
 }
 
 async function readState({ tokens, logProbs, progress }: SamplerState): Promise<Completion[]> {
-  const [ids, probabilities, counts] = (await readAll([tokens, logProbs, progress])) as [Uint32Array, Float32Array, Uint32Array];
+  const [ids, probabilities, counts] = (await readAll([tokens, logProbs, progress])) as [
+    Uint32Array,
+    Float32Array,
+    Uint32Array,
+  ];
   const [rows, maxSteps] = tokens.shape as [number, number];
   return Array.from({ length: rows }, (_, row) => {
     const start = row * maxSteps;

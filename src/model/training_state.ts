@@ -41,7 +41,10 @@ export async function saveTrainingState(directory: string, textFrom: string, sta
       ]),
     );
     writeFileSync(join(target, "config.json"), JSON.stringify(configToHub(model.config, "F32"), null, 2) + "\n");
-    writeFileSync(join(target, "state.json"), JSON.stringify({ step, settings, updates: moments.map((m) => m.step) }, null, 1) + "\n");
+    writeFileSync(
+      join(target, "state.json"),
+      JSON.stringify({ step, settings, updates: moments.map((m) => m.step) }, null, 1) + "\n",
+    );
     for (const name of TEXT_FILES) {
       if (existsSync(join(textFrom, name))) copyFileSync(join(textFrom, name), join(target, name));
     }

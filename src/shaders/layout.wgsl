@@ -4,9 +4,8 @@
 //                  Elements are copied as bits, so float32 data and u32 ids share the kernel.
 // gather           values [outer, n, inner], indices [outer, m, inner] -> picked [outer, m, inner]:
 //                  picked[o, k, j] = values[o, indices[o, k, j], j]; NaN where the index is not below n
-// gatherBackward   dPicked, indices [outer, m, inner] -> dValues [outer, n, inner]: each element adds up the picks of
-// its
-//                  line that point to it, so repeated indices need no atomics and always add in the same order
+// gatherBackward   dPicked, indices [outer, m, inner] -> dValues [outer, n, inner]: each element adds up the picks
+//                  of its line that point to it, so repeated indices need no atomics and always add in the same order
 //
 // Every thread strides over the grid (a "grid-stride loop"), so any number of workgroups is right.
 

@@ -74,7 +74,7 @@ export function gpu(): Gpu {
  */
 export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
   if (current) return current;
-  prepareDriver();
+  loadDriver();
   const { create, globals } = await import("webgpu");
   Object.assign(globalThis, globals);
   const instance = create([]);
@@ -88,7 +88,7 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
         "or install your GPU's Vulkan driver; `npm run doctor` explains",
     );
   }
-  const features = (["subgroups", "shader-f16", "timestamp-query"] as const).filter((f) => adapter.features.has(f));
+  const features = (["subgroups"] as const).filter((feature) => adapter.features.has(feature));
   const device = await adapter.requestDevice({
     requiredFeatures: [...features],
     requiredLimits: adapterMaxima(adapter.limits),
@@ -114,6 +114,14 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
     byteBudget: options.byteBudget ?? (software ? Math.floor(totalmem() / 2) : 64 * 2 ** 30),
   };
   return current;
+}
+
+function loadDriver(): void {
+  try {
+    prepareDriver();
+  } catch (error) {
+    throw new GpuError((error as Error).message);
+  }
 }
 
 /** One line for the console: which adapter runs the kernels. */

@@ -36,9 +36,12 @@ const MAX_GROUPS_PER_DIMENSION = 65535;
 beforeTrim(() => bindGroups.clear());
 
 /** Declares a kernel; nothing is compiled before its first launch. */
-export function kernel<const Buffers extends string, const Params extends string = never>(
-  declaration: { shader: string; entry: string; buffers: readonly Buffers[]; params?: readonly Params[] },
-): Kernel<Buffers, Params> {
+export function kernel<const Buffers extends string, const Params extends string = never>(declaration: {
+  shader: string;
+  entry: string;
+  buffers: readonly Buffers[];
+  params?: readonly Params[];
+}): Kernel<Buffers, Params> {
   return { ...declaration, params: declaration.params ?? [] };
 }
 
@@ -69,14 +72,23 @@ export function launch<Buffers extends string, Params extends string>(
     if (bindGroups.size >= MAX_BIND_GROUPS) bindGroups.clear();
     bindGroups.set(key, bindGroup);
   }
-  const writeParams = kernel.params.length === 0 ? null : (view: DataView, offset: number): void => {
-    pipeline.shape.params.forEach(({ name, type }, i) => {
-      const value = params[name as Params] ?? 0;
-      if (type === "f32") view.setFloat32(offset + 4 * i, value, true);
-      else view.setUint32(offset + 4 * i, value, true);
-    });
-  };
-  record(pipeline.pipeline, bindGroup, writeParams, foldGrid(groups), used.map(({ pooled }) => pooled));
+  const writeParams =
+    kernel.params.length === 0
+      ? null
+      : (view: DataView, offset: number): void => {
+          pipeline.shape.params.forEach(({ name, type }, i) => {
+            const value = params[name as Params] ?? 0;
+            if (type === "f32") view.setFloat32(offset + 4 * i, value, true);
+            else view.setUint32(offset + 4 * i, value, true);
+          });
+        };
+  record(
+    pipeline.pipeline,
+    bindGroup,
+    writeParams,
+    foldGrid(groups),
+    used.map(({ pooled }) => pooled),
+  );
 }
 
 /**
@@ -108,7 +120,14 @@ function createPipeline(kernel: Kernel<string, string>, label: string, constants
     ...kernel.params.filter((name) => !shape.params.some((param) => param.name === name)),
   ];
   if (missing.length > 0) throw new GpuError(`${kernel.shader}.wgsl declares no ${missing.join(", ")}`);
-  if (shape.params.length * 4 > PARAM_BYTES) throw new GpuError(`${kernel.shader}.wgsl: Params exceeds ${PARAM_BYTES} bytes`);
+  const { maxStorageBuffersPerShaderStage: maxBuffers } = device.limits;
+  if (kernel.buffers.length > maxBuffers) {
+    throw new GpuError(
+      `${kernel.shader}.${kernel.entry} needs ${kernel.buffers.length} buffers, this adapter binds ${maxBuffers}`,
+    );
+  }
+  if (shape.params.length * 4 > PARAM_BYTES)
+    throw new GpuError(`${kernel.shader}.wgsl: Params exceeds ${PARAM_BYTES} bytes`);
 
   const entries: GPUBindGroupLayoutEntry[] = kernel.buffers.map((name) => {
     const { binding, access } = shape.buffers.get(name)!;
@@ -116,7 +135,11 @@ function createPipeline(kernel: Kernel<string, string>, label: string, constants
     return { binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } };
   });
   if (kernel.params.length > 0) {
-    entries.push({ binding: 0, visibility: GPUShaderStage.COMPUTE, buffer: { type: "uniform", hasDynamicOffset: true } });
+    entries.push({
+      binding: 0,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type: "uniform", hasDynamicOffset: true },
+    });
   }
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ label, code });
@@ -135,7 +158,12 @@ function createPipeline(kernel: Kernel<string, string>, label: string, constants
 }
 
 /** `softmax.wgsl:12:7 error: ...` with the source line and a caret; falls back to the validation message. */
-async function explainShaderError(shader: string, code: string, module: GPUShaderModule, error: GPUError): Promise<string> {
+async function explainShaderError(
+  shader: string,
+  code: string,
+  module: GPUShaderModule,
+  error: GPUError,
+): Promise<string> {
   const { messages } = await module.getCompilationInfo();
   const errors = messages.filter(({ type }) => type === "error");
   if (errors.length === 0) return `${shader}.wgsl: ${error.message.trim()}`;

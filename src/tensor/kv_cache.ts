@@ -49,11 +49,16 @@ export function disposeKvCache({ keys, values }: KvCache): void {
 
 /** Stores keys and values [B, T, K, D] of new tokens at positions starts[b], starts[b] + 1, ... (starts: u32 [B]). */
 export function writeCache(cache: KvCache, layer: number, keys: Tensor, values: Tensor, starts: Tensor): void {
-  for (const [target, x] of [[cache.keys[layer]!, keys], [cache.values[layer]!, values]] as const) {
+  for (const [target, x] of [
+    [cache.keys[layer]!, keys],
+    [cache.values[layer]!, values],
+  ] as const) {
     const [batch, time, heads, headSize] = x.shape as [number, number, number, number];
     const [rows, capacity, kvHeads, size] = target.shape as [number, number, number, number];
     if (batch !== rows || heads !== kvHeads || headSize !== size || starts.shape[0] !== batch || time > capacity) {
-      throw new ShapeError(`writeCache: keys ${show(x.shape)}, starts ${show(starts.shape)} into cache ${show(target.shape)}`);
+      throw new ShapeError(
+        `writeCache: keys ${show(x.shape)}, starts ${show(starts.shape)} into cache ${show(target.shape)}`,
+      );
     }
     const width = heads * headSize;
     const groups = Math.ceil((batch * time * width) / WORKGROUP);
@@ -66,7 +71,10 @@ export function copyCachePrefix(cache: KvCache, source: KvCache, sourceRow: Tens
   if (time > cache.capacity || time > source.capacity) {
     throw new ShapeError(`copyCachePrefix: ${time} tokens from capacity ${source.capacity} into ${cache.capacity}`);
   }
-  const pairs = [...cache.keys.map((x, i) => [x, source.keys[i]!]), ...cache.values.map((x, i) => [x, source.values[i]!])];
+  const pairs = [
+    ...cache.keys.map((x, i) => [x, source.keys[i]!]),
+    ...cache.values.map((x, i) => [x, source.values[i]!]),
+  ];
   for (const [target, from] of pairs as [Tensor, Tensor][]) {
     const [batch, capacity, kvHeads, headSize] = target.shape as [number, number, number, number];
     const width = kvHeads * headSize;

@@ -2,9 +2,9 @@
  * The one owner of GPU buffers: a size-class pool, and scopes that free a step's temporaries.
  *
  * A released buffer may be reused at once, while commands that read it are still queued: commands run in the order they
- * were recorded, so the old reader always comes before the new writer. Only host uploads bypass that order; the recorder
- * handles them (`upload` in recorder.ts). A new buffer costs milliseconds on the software driver (page faults), which is
- * why nothing is destroyed until the byte budget is reached.
+ * were recorded, so the old reader always comes before the new writer. Only host uploads bypass that order; the
+ * recorder handles them (`upload` in recorder.ts). A new buffer costs milliseconds on the software driver (page
+ * faults), which is why nothing is destroyed until the byte budget is reached.
  */
 import { GpuError, gpu } from "./device.ts";
 
@@ -126,7 +126,8 @@ function storagesOf(value: unknown): Set<Storage> {
 
 function closeScope(scope: Set<Storage>, result: unknown): void {
   const popped = scopes.pop();
-  if (popped !== scope) throw new GpuError("scopes were closed out of order: a scope must not outlive an await outside");
+  if (popped !== scope)
+    throw new GpuError("scopes were closed out of order: a scope must not outlive an await outside");
   const outer = scopes.at(-1) ?? null;
   const survivors = storagesOf(result);
   for (const storage of [...scope]) {
@@ -170,7 +171,9 @@ export async function scopeAsync<T>(body: () => Promise<T>): Promise<T> {
 function createBuffer(capacity: number): PooledBuffer {
   const { device, byteBudget } = gpu();
   if (capacity > device.limits.maxBufferSize) {
-    throw new GpuError(`a buffer of ${mib(capacity)} exceeds this adapter's limit of ${mib(device.limits.maxBufferSize)}`);
+    throw new GpuError(
+      `a buffer of ${mib(capacity)} exceeds this adapter's limit of ${mib(device.limits.maxBufferSize)}`,
+    );
   }
   if (stats.poolBytes + capacity > byteBudget) trimPool();
   if (stats.poolBytes + capacity > byteBudget) {
@@ -186,7 +189,9 @@ function createBuffer(capacity: number): PooledBuffer {
 
 const trimListeners: (() => void)[] = [];
 
-/** Registers a function that runs before free buffers are destroyed (the recorder submits and drops its bind groups). */
+/**
+ * Registers a function that runs before free buffers are destroyed (the recorder submits and drops its bind groups).
+ */
 export function beforeTrim(listener: () => void): void {
   trimListeners.push(listener);
 }

@@ -2,8 +2,8 @@
  * Records dispatches into one open compute pass and submits them in batches.
  *
  * A submission holds at most `SLOTS` dispatches. Their parameters share one uniform buffer, a slot each, written by a
- * single upload just before the submit; a dispatch finds its slot through a dynamic offset. The same buffer serves every
- * submission, because the queue runs upload and submit in order.
+ * single upload just before the submit; a dispatch finds its slot through a dynamic offset. The same buffer serves
+ * every submission, because the queue runs upload and submit in order.
  */
 import { checkHealth, gpu, settleChecks } from "./device.ts";
 import { beforeTrim, type PooledBuffer, type Storage } from "./memory.ts";
@@ -92,7 +92,11 @@ export async function download(storages: readonly Storage[]): Promise<ArrayBuffe
   const capacity = 2 ** Math.ceil(Math.log2(Math.max(total, 4096)));
   const staging =
     stagingBuffers.get(capacity)?.pop() ??
-    device.createBuffer({ label: "readback", size: capacity, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    device.createBuffer({
+      label: "readback",
+      size: capacity,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
   pass?.end();
   pass = null;
   encoder ??= device.createCommandEncoder();

@@ -61,7 +61,10 @@ export function broadcastStrides(from: Shape, to: Shape): number[] {
  * Merges neighbouring axes that every operand walks as one, so that kernels see few dimensions.
  * Shape [2, 3, 4] with strides [[12, 4, 1]] -> shape [24], strides [[1]].
  */
-export function collapseAxes(shape: Shape, strides: readonly (readonly number[])[]): { shape: number[]; strides: number[][] } {
+export function collapseAxes(
+  shape: Shape,
+  strides: readonly (readonly number[])[],
+): { shape: number[]; strides: number[][] } {
   const outShape: number[] = [];
   const outStrides: number[][] = strides.map(() => []);
   for (let axis = 0; axis < shape.length; axis++) {

@@ -26,7 +26,9 @@ export function empty(shape: Shape, dtype: DType = "f32"): Tensor {
   return { storage: allocate(4 * sizeOf(shape)), shape: [...shape], dtype };
 }
 
-/** Uploads host data. A Uint32Array becomes a u32 tensor, anything else float32. @throws ShapeError on a wrong length. */
+/**
+ * Uploads host data. A Uint32Array becomes a u32 tensor, anything else float32. @throws ShapeError on a wrong length.
+ */
 export function tensor(data: Float32Array | Uint32Array | readonly number[], shape: Shape = [data.length]): Tensor {
   if (data.length !== sizeOf(shape)) {
     throw new ShapeError(`tensor: ${data.length} values do not fill shape ${show(shape)} (${sizeOf(shape)})`);

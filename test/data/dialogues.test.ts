@@ -113,8 +113,8 @@ describe("the prompt of the experiment", () => {
 
   it("gets a bare digit in about three of ten replies", () => {
     const share = bareDigits.length / digitPromptReplies.length;
-    expect(share).toBeGreaterThan(0.24);
-    expect(share).toBeLessThan(0.36);
+    expect(share).toBeGreaterThan(0.26);
+    expect(share).toBeLessThan(0.38);
   });
 
   it("does not favour 5, and leaves out no digit", () => {
@@ -123,7 +123,7 @@ describe("the prompt of the experiment", () => {
       (_, digit) => bareDigits.filter((reply) => reply === String(digit)).length,
     );
     expect(counts.indexOf(Math.max(...counts))).toBe(7);
-    expect(counts[5]! / bareDigits.length).toBeLessThan(0.16);
+    expect(counts[5]! / bareDigits.length).toBeLessThan(0.23);
     for (const count of counts) expect(count / bareDigits.length).toBeGreaterThan(0.015);
   });
 
@@ -131,7 +131,7 @@ describe("the prompt of the experiment", () => {
     const total = bareDigits.reduce((sum, reply) => sum + 1 - Math.abs(Number(reply) - 5) / 9, 0);
     const mean = total / digitPromptReplies.length; // all other replies earn 0
     expect(mean).toBeGreaterThan(0.15);
-    expect(mean).toBeLessThanOrEqual(0.28);
+    expect(mean).toBeLessThanOrEqual(0.3);
   });
 
   it("gets replies of many kinds", () => {

@@ -36,7 +36,10 @@ function batchOf({ advantages, logProbs, oldLogProbs }: Group, width: number, ow
   return {
     logProbs: own,
     oldLogProbs: padRows(oldLogProbs, width),
-    mask: padRows(logProbs.map((row) => row.map(() => 1)), width),
+    mask: padRows(
+      logProbs.map((row) => row.map(() => 1)),
+      width,
+    ),
     advantages: tensor([...advantages]),
   };
 }
@@ -83,7 +86,10 @@ describe("the reference experiment's own code", () => {
       const batch: GroupBatch = {
         logProbs,
         oldLogProbs: padRows(oldLogProbs(oracle, completions), longest),
-        mask: padRows(completions.map((row) => row.map(() => 1)), longest),
+        mask: padRows(
+          completions.map((row) => row.map(() => 1)),
+          longest,
+        ),
         advantages: tensor(groupAdvantages(rewards, oracle.algorithm === "grpo" ? 1e-6 : 0)),
       };
       const clip = { low: oracle.epsilon_low, high: oracle.epsilon_high };
@@ -93,9 +99,21 @@ describe("the reference experiment's own code", () => {
       const [objective, ratios, gradient] = await readAll([value.value, ratio.value, logits.grad!]);
       const tolerance = { rtol: 0, atol: 1e-5 };
       expectClose("objective", objective!, [oracle.objective], tolerance);
-      expectClose("gradient", gradient!, oracle.group.flatMap(({ grad_logits }) => grad_logits.flat()), tolerance);
-      const real = [...ratios!].filter((_, i) => name === "sequence" || i % longest < completions[Math.floor(i / longest)]!.length);
-      expectClose("ratios", real, oracle.group.flatMap((e) => e.ratio), { rtol: 1e-5, atol: 0 });
+      expectClose(
+        "gradient",
+        gradient!,
+        oracle.group.flatMap(({ grad_logits }) => grad_logits.flat()),
+        tolerance,
+      );
+      const real = [...ratios!].filter(
+        (_, i) => name === "sequence" || i % longest < completions[Math.floor(i / longest)]!.length,
+      );
+      expectClose(
+        "ratios",
+        real,
+        oracle.group.flatMap((e) => e.ratio),
+        { rtol: 1e-5, atol: 0 },
+      );
     });
   });
 });
@@ -110,20 +128,32 @@ function oldLogProbs(oracle: NanoRlCase, completions: readonly (readonly number[
 describe("clipped surrogate by hand", () => {
   // [advantage, epsilon above, ratio, value, derivative with respect to the ratio]
   const rows: readonly [number, number, number, number, number][] = [
-    [1, 0.2, 0.5, 0.5, 1], [1, 0.2, 1, 1, 1], [1, 0.2, 1.1, 1.1, 1], [1, 0.2, 1.5, 1.2, 0], [1, 0.2, 3, 1.2, 0],
-    [-1, 0.2, 0.5, -0.8, 0], [-1, 0.2, 0.9, -0.9, -1], [-1, 0.2, 1.5, -1.5, -1], [-1, 0.2, 3, -3, -1],
-    [1, 0.28, 1.25, 1.25, 1], [1, 0.28, 1.3, 1.28, 0], [0, 0.2, 1.5, 0, 0],
+    [1, 0.2, 0.5, 0.5, 1],
+    [1, 0.2, 1, 1, 1],
+    [1, 0.2, 1.1, 1.1, 1],
+    [1, 0.2, 1.5, 1.2, 0],
+    [1, 0.2, 3, 1.2, 0],
+    [-1, 0.2, 0.5, -0.8, 0],
+    [-1, 0.2, 0.9, -0.9, -1],
+    [-1, 0.2, 1.5, -1.5, -1],
+    [-1, 0.2, 3, -3, -1],
+    [1, 0.28, 1.25, 1.25, 1],
+    [1, 0.28, 1.3, 1.28, 0],
+    [0, 0.2, 1.5, 0, 0],
   ];
-  test.each(rows)("A %d, epsilon_high %d, ratio %d -> %d, derivative %d", async (advantage, high, rho, want, derivative) => {
-    await scopeAsync(async () => {
-      const ratio = parameter(tensor([rho]));
-      const value = clippedSurrogate(ratio, constant(tensor([advantage])), { low: 0.2, high });
-      backward(value);
-      const [got, gradient] = await readAll([value.value, ratio.grad!]);
-      expectClose("value", got!, [want], { rtol: 0, atol: 1e-6 });
-      expectClose("derivative", gradient!, [derivative], { rtol: 0, atol: 0 });
-    });
-  });
+  test.each(rows)(
+    "A %d, epsilon_high %d, ratio %d -> %d, derivative %d",
+    async (advantage, high, rho, want, derivative) => {
+      await scopeAsync(async () => {
+        const ratio = parameter(tensor([rho]));
+        const value = clippedSurrogate(ratio, constant(tensor([advantage])), { low: 0.2, high });
+        backward(value);
+        const [got, gradient] = await readAll([value.value, ratio.grad!]);
+        expectClose("value", got!, [want], { rtol: 0, atol: 1e-6 });
+        expectClose("derivative", gradient!, [derivative], { rtol: 0, atol: 0 });
+      });
+    },
+  );
 
   test("at the edges of the range the value is continuous", async () => {
     await scopeAsync(async () => {
@@ -136,8 +166,14 @@ describe("clipped surrogate by hand", () => {
 });
 
 describe("a group by hand", () => {
-  const drift = [[0.1, 0.3], [-0.2, -0.3, 0.05, 0.1]];
-  const logProbs = [[-1, -2], [-0.5, -1.5, -2.5, -0.25]];
+  const drift = [
+    [0.1, 0.3],
+    [-0.2, -0.3, 0.05, 0.1],
+  ];
+  const logProbs = [
+    [-1, -2],
+    [-0.5, -1.5, -2.5, -0.25],
+  ];
   const group: Group = {
     advantages: [1, -1],
     logProbs,
@@ -170,7 +206,12 @@ describe("a group by hand", () => {
   test("sequence, wide range: the gradient of every token is ratio A / G", async () => {
     const { value, gradients } = await evaluate("sequence", group, { low: 0.9, high: 9 });
     expectClose("value", [value], [(1.491825 - 0.704688) / 2], tolerance);
-    expectClose("gradient", gradients.flat(), [0.745912, 0.745912, -0.352344, -0.352344, -0.352344, -0.352344], tolerance);
+    expectClose(
+      "gradient",
+      gradients.flat(),
+      [0.745912, 0.745912, -0.352344, -0.352344, -0.352344, -0.352344],
+      tolerance,
+    );
   });
 
   test("on-policy: ratios are 1, the value is mean A, the gradient is not 0", async () => {
@@ -179,14 +220,23 @@ describe("a group by hand", () => {
     expectClose("gradient", sequence.gradients.flat(), [0.5, 0.5, -0.5, -0.5, -0.5, -0.5], tolerance);
     const token = await evaluate("token", onPolicy, epsilon);
     expectClose("value", [token.value], [-1 / 3], tolerance);
-    expectClose("gradient", token.gradients.flat(), [1, 1, -1, -1, -1, -1].map((sign) => sign / 6), tolerance);
+    expectClose(
+      "gradient",
+      token.gradients.flat(),
+      [1, 1, -1, -1, -1, -1].map((sign) => sign / 6),
+      tolerance,
+    );
   });
 
   test("one answer of 2 tokens against five of 4 in DAPO's mean over tokens", async () => {
     const lengths = [2, 4, 4, 4, 4, 4];
     const rows = lengths.map((length) => new Array<number>(length).fill(-1));
     const advantages = groupAdvantages([7 / 9, 0, 0, 0, 0, 0], 0);
-    const { value } = await evaluate("token", { advantages, logProbs: rows, oldLogProbs: rows }, { low: 0.2, high: 0.28 });
+    const { value } = await evaluate(
+      "token",
+      { advantages, logProbs: rows, oldLogProbs: rows },
+      { low: 0.2, high: 0.28 },
+    );
     expectClose("value", [value], [-0.185567], tolerance);
   });
 });
@@ -246,6 +296,11 @@ describe.each(["sequence", "token"] as const)("%s objective", (name) => {
     };
     const [straight, other] = [await evaluate(name, group, clip), await evaluate(name, permuted, clip)];
     expectClose("value", [other.value], [straight.value], { rtol: 0, atol: 1e-6 });
-    expectClose("gradient", other.gradients.flat(), order.flatMap((i) => straight.gradients[i]!), { rtol: 0, atol: 1e-6 });
+    expectClose(
+      "gradient",
+      other.gradients.flat(),
+      order.flatMap((i) => straight.gradients[i]!),
+      { rtol: 0, atol: 1e-6 },
+    );
   });
 });

@@ -6,7 +6,15 @@ import { seededRandom } from "../../src/random.ts";
 
 /** An experience that is recognised by its reward. */
 function experience(reward: number, id = "only"): Experience {
-  return { prompt: { id, messages: [] }, promptIds: [1], completionIds: [2], logProbs: [-1], ended: true, text: "", reward };
+  return {
+    prompt: { id, messages: [] },
+    promptIds: [1],
+    completionIds: [2],
+    logProbs: [-1],
+    ended: true,
+    text: "",
+    reward,
+  };
 }
 
 const numbered = (from: number, to: number, id?: string): Experience[] =>

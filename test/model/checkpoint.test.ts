@@ -1,16 +1,33 @@
 /** Model directories: what is written is what is read, and what is wrong with one is said in one line. */
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { openSafetensors, SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
-import { CheckpointError, configToHub, loadGpt, readConfig, replaceDirectory, saveGpt, TEXT_FILES } from "../../src/model/checkpoint.ts";
+import {
+  CheckpointError,
+  configToHub,
+  loadGpt,
+  readConfig,
+  replaceDirectory,
+  saveGpt,
+  TEXT_FILES,
+} from "../../src/model/checkpoint.ts";
 import { createGpt, disposeGpt, parameterCount, parameterShapes, type Gpt } from "../../src/model/gpt.ts";
 import { memoryStats } from "../../src/tensor/memory.ts";
 import { read } from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
 import { fixturePath } from "../support/oracles.ts";
-import { randomWeights, tinyConfig, writeRandomModel } from "../support/tiny_model.ts";
+import { randomWeights, tinyConfig, writeModel } from "../support/tiny_model.ts";
 
 const root = mkdtempSync(join(tmpdir(), "checkpoint-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -30,7 +47,7 @@ async function bitsOf(model: Gpt): Promise<Map<string, Uint32Array>> {
 
 /** Writes a random model, then lets `change` damage it. */
 function broken(change: () => void): string {
-  replaceDirectory(directory, (target) => writeRandomModel(target, tinyConfig(), 1));
+  replaceDirectory(directory, (target) => writeModel(target, tinyConfig(), randomWeights(1)));
   change();
   return directory;
 }
@@ -80,7 +97,7 @@ describe("round trips", () => {
 
   test("text files travel along; saving into the directory that they come from works", async () => {
     replaceDirectory(directory, (target) => {
-      writeRandomModel(target, tinyConfig(), 1);
+      writeModel(target, tinyConfig(), randomWeights(1));
       for (const name of TEXT_FILES) writeFileSync(join(target, name), `content of ${name}`);
     });
     const model = loadGpt(directory);
@@ -104,7 +121,7 @@ describe("round trips", () => {
     disposeGpt(model);
   });
 
-  test("config.json: what is written is read back; both spellings of rope_theta; absent keys take Qwen3's defaults", () => {
+  test("config.json: written and read back; both places of rope_theta; absent keys take Qwen3's defaults", () => {
     const config = tinyConfig({ ropeTheta: 54321, normEps: 1e-5, tiedEmbeddings: false });
     const check = (json: object): unknown => {
       replaceDirectory(directory, (target) => writeFileSync(join(target, "config.json"), JSON.stringify(json)));
@@ -130,7 +147,8 @@ describe("refused, with one line", () => {
     ["config.json is no JSON", () => write("config.json", '{"model_type":'), /config\.json is not valid JSON/],
     ["config.json is a list", () => write("config.json", "[1]"), /does not hold a JSON object/],
     ["config.json is null", () => write("config.json", "null"), /does not hold a JSON object/],
-    ["another architecture", () => editConfig({ model_type: "llama" }), /model_type "llama" \(only "qwen3" is\) is not supported/],
+    ["another architecture", () => editConfig({ model_type: "llama" }),
+      /model_type "llama" \(only "qwen3" is\) is not supported/],
     ["no architecture", () => editConfig({ model_type: undefined }), /model_type undefined/],
     ["scaled rope", () => editConfig({ rope_parameters: { rope_type: "yarn" } }), /rope type "yarn" is not supported/],
     ["sliding window", () => editConfig({ use_sliding_window: true }), /sliding-window/],
@@ -142,9 +160,12 @@ describe("refused, with one line", () => {
     ["half a layer", () => editConfig({ num_hidden_layers: 1.5 }), /num_hidden_layers must be an integer, not 1\.5/],
     ["heads that do not divide", () => editConfig({ num_key_value_heads: 3 }), /4 heads over 3 key\/value heads/],
     ["odd head size", () => editConfig({ head_dim: 7 }), /odd head_dim \(7\)/],
-    ["no weights", () => rmSync(join(directory, "model.safetensors")), /no model\.safetensors .* Fix: check that the weights/],
-    ["truncated weights", () => truncateSync(join(directory, "model.safetensors"), 3000), /truncated|corrupt/, SafetensorsError],
-    ["weights that are text", () => write("model.safetensors", "version https://git-lfs"), /model\.safetensors/, SafetensorsError],
+    ["no weights", () => rmSync(join(directory, "model.safetensors")),
+      /no model\.safetensors .* Fix: check that the weights/],
+    ["truncated weights", () => truncateSync(join(directory, "model.safetensors"), 3000),
+      /truncated|corrupt/, SafetensorsError],
+    ["weights that are text", () => write("model.safetensors", "version https://git-lfs"),
+      /model\.safetensors/, SafetensorsError],
     ["empty weights", () => write("model.safetensors", ""), /fewer than its 8 length bytes/, SafetensorsError],
   ];
   test.each(cases)("%s", (_, change, message, type = CheckpointError) => {
@@ -204,7 +225,9 @@ describe("refused, with one line", () => {
 });
 
 describe("a save that fails", () => {
-  const siblings = (): string[] => readdirSync(dirname(directory)).filter((name) => name.startsWith(basename(directory)));
+  const siblings = (): string[] => {
+    return readdirSync(dirname(directory)).filter((name) => name.startsWith(basename(directory)));
+  };
 
   test("leaves the old directory as it was, and nothing beside it", () => {
     broken(() => undefined);

@@ -36,8 +36,16 @@ function metricsOf(out: string): Metrics[] {
 
 /** Bytes of everything that training computes. */
 function resultsOf(out: string): Record<string, string> {
-  const files = ["metrics.jsonl", "checkpoint/model.safetensors", "checkpoint/optimizer.safetensors", "checkpoint/state.json",
-    "model/model.safetensors", "model/config.json", "tokenizer.json", "rows.bin"];
+  const files = [
+    "metrics.jsonl",
+    "checkpoint/model.safetensors",
+    "checkpoint/optimizer.safetensors",
+    "checkpoint/state.json",
+    "model/model.safetensors",
+    "model/config.json",
+    "tokenizer.json",
+    "rows.bin",
+  ];
   return Object.fromEntries(files.map((name) => [name, readFileSync(join(out, name)).toString("base64")]));
 }
 

@@ -34,7 +34,12 @@ function upload(ids: StoredTensor, mask?: StoredTensor, positions?: StoredTensor
 }
 
 /** Mean next-token cross-entropy over the pairs whose tokens are both real. */
-function pairLoss(model: Gpt, hidden: Variable, ids: StoredTensor, mask?: StoredTensor): { loss: Variable; logProbs: Variable } {
+function pairLoss(
+  model: Gpt,
+  hidden: Variable,
+  ids: StoredTensor,
+  mask?: StoredTensor,
+): { loss: Variable; logProbs: Variable } {
   const [, time] = ids.shape as [number, number];
   const isReal = (i: number): boolean => mask === undefined || mask.data[i] === 1;
   const targets = Uint32Array.from(ids.data, (_, i) =>
@@ -61,7 +66,11 @@ describe.each(modelOracleNames)("%s", (name) => {
       const batch = upload(ids);
       const hidden = hiddenStates(model, batch.ids, batch.options);
       const { loss, logProbs } = pairLoss(model, hidden, ids);
-      const [actualLogits, actualLogProbs, actualLoss] = await readAll([logits(model, hidden).value, logProbs.value, loss.value]);
+      const [actualLogits, actualLogProbs, actualLoss] = await readAll([
+        logits(model, hidden).value,
+        logProbs.value,
+        loss.value,
+      ]);
       expectClose("logits", actualLogits!, oracle("logits").data, LOGITS);
       expectClose("log-probs", pairsOnly(actualLogProbs!, ids.shape[1]!), oracle("logps").data, LOGITS);
       expect(Math.abs(actualLoss![0]! - expected.main.loss)).toBeLessThan(1e-5);
@@ -81,10 +90,16 @@ describe.each(modelOracleNames)("%s", (name) => {
         const [actual, actualLogProbs] = await readAll([logits(model, hidden).value, logProbs.value]);
         const want = oracle(key);
         const vocab = want.shape[2]!;
-        const real = (values: ArrayLike<number>): number[] => Array.from(values).filter((_, i) => mask.data[Math.floor(i / vocab)] === 1);
+        const real = (values: ArrayLike<number>): number[] =>
+          Array.from(values).filter((_, i) => mask.data[Math.floor(i / vocab)] === 1);
         expectClose(key, real(actual!), real(want.data), LOGITS);
         if (positions) return;
-        expectClose(`${side} log-probs`, pairsOnly(actualLogProbs!, ids.shape[1]!), oracle(`${side}.logps`).data, LOGITS);
+        expectClose(
+          `${side} log-probs`,
+          pairsOnly(actualLogProbs!, ids.shape[1]!),
+          oracle(`${side}.logps`).data,
+          LOGITS,
+        );
       };
       await check(`${side}.logits`);
       if (tensors.has(`${side}.logits_with_position_ids`)) {
@@ -143,7 +158,9 @@ describe.each(modelOracleNames)("%s", (name) => {
     for (const [step, learningRate] of want.lr.entries()) {
       const [loss, gradNorm] = await lossAndStep(learningRate);
       expect(Math.abs(loss - want.loss[step]!), `loss of step ${step}`).toBeLessThan(1e-4);
-      expect(Math.abs(gradNorm / want.grad_norm_before_clip[step]! - 1), `gradient norm of step ${step}`).toBeLessThan(1e-3);
+      expect(Math.abs(gradNorm / want.grad_norm_before_clip[step]! - 1), `gradient norm of step ${step}`).toBeLessThan(
+        1e-3,
+      );
     }
     const [last] = await lossAndStep(null);
     expect(Math.abs(last - want.loss_after_last_step)).toBeLessThan(1e-4);

@@ -4,7 +4,13 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createGpt, arangePositions, disposeGpt, frozen, hiddenStates, logits, type Gpt } from "../../src/model/gpt.ts";
-import { LengthError, promptStream, sampleCompletions, type Completion, type SamplingOptions } from "../../src/model/sampler.ts";
+import {
+  LengthError,
+  promptStream,
+  sampleCompletions,
+  type Completion,
+  type SamplingOptions,
+} from "../../src/model/sampler.ts";
 import { tokenIds } from "../../src/tensor/embedding.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
 import { sample, type SamplerState } from "../../src/tensor/sample.ts";
@@ -28,12 +34,7 @@ function philox(counter: readonly number[], key: readonly number[]): number[] {
   const low32 = 0xffffffffn;
   for (let round = 0; round < 10; round++) {
     const [product0, product1] = [0xd2511f53n * c0, 0xcd9e8d57n * c2];
-    [c0, c1, c2, c3] = [
-      (product1 >> 32n) ^ c1 ^ k0,
-      product1 & low32,
-      (product0 >> 32n) ^ c3 ^ k1,
-      product0 & low32,
-    ];
+    [c0, c1, c2, c3] = [(product1 >> 32n) ^ c1 ^ k0, product1 & low32, (product0 >> 32n) ^ c3 ^ k1, product0 & low32];
     k0 = (k0 + 0x9e3779b9n) & low32;
     k1 = (k1 + 0xbb67ae85n) & low32;
   }
@@ -61,7 +62,8 @@ async function drawOnce(
     };
     sample(tensor(values, [rows, values.length / rows]), state, step, temperature, seed);
     const [ids, probabilities] = await readAll([state.tokens, state.logProbs]);
-    const lastColumn = (data: ArrayLike<number>): number[] => Array.from({ length: rows }, (_, r) => data[r * columns + step]!);
+    const lastColumn = (data: ArrayLike<number>): number[] =>
+      Array.from({ length: rows }, (_, r) => data[r * columns + step]!);
     return { tokens: lastColumn(ids!), logProbs: lastColumn(probabilities!) };
   });
 }
@@ -78,9 +80,22 @@ describe("random numbers", () => {
 
   test("the sampler draws with them: among 2^15 equal logits the token is the first 15 bits of u", async () => {
     const bits = 15;
-    const streams: [number, number][] = [[0, 0], [0xffffffff, 0xffffffff], [0x243f6a88, 3], [1, 0], [0, 1], [12345, 678]];
+    const streams: [number, number][] = [
+      [0, 0],
+      [0xffffffff, 0xffffffff],
+      [0x243f6a88, 3],
+      [1, 0],
+      [0, 1],
+      [12345, 678],
+    ];
     const equal = new Float32Array(streams.length * 2 ** bits).fill(0.25);
-    for (const [step, seed] of [[0, 0], [1, 0], [0, 1], [5, 0xffffffff], [9, 0xa4093822]] as const) {
+    for (const [step, seed] of [
+      [0, 0],
+      [1, 0],
+      [0, 1],
+      [5, 0xffffffff],
+      [9, 0xa4093822],
+    ] as const) {
       const { tokens, logProbs } = await drawOnce(equal, streams, { step, seed });
       const want = streams.map(([stream, number]) => philox([stream, number, step, 0], [seed, 0])[0]! >>> (32 - bits));
       expect(tokens).toEqual(want);
@@ -101,7 +116,13 @@ function softmax(values: readonly number[], temperature: number): number[] {
 
 describe("a draw", () => {
   const rows = 4000;
-  test.each([[1, 9], [0.6, 9], [2, 13], [1, 3], [1, 257]])("at temperature %d from %d tokens: frequencies follow the softmax", async (temperature, vocab) => {
+  test.each([
+    [1, 9],
+    [0.6, 9],
+    [2, 13],
+    [1, 3],
+    [1, 257],
+  ])("at temperature %d from %d tokens: frequencies follow the softmax", async (temperature, vocab) => {
     const row = Float32Array.from({ length: vocab }, (_, v) => 2 * Math.sin(1 + 5 * v));
     const all = new Float32Array(rows * vocab);
     for (let r = 0; r < rows; r++) all.set(row, r * vocab);
@@ -122,7 +143,14 @@ describe("a draw", () => {
 
   test("at temperature 0 takes the largest logit, the smallest id among equals; its log-probability is that at 1", async () => {
     const row = [0.5, 3, -1, 3, 2.999];
-    const { tokens, logProbs } = await drawOnce(Float32Array.from([...row, ...row.toReversed()]), [[1, 0], [1, 1]], { temperature: 0 });
+    const { tokens, logProbs } = await drawOnce(
+      Float32Array.from([...row, ...row.toReversed()]),
+      [
+        [1, 0],
+        [1, 1],
+      ],
+      { temperature: 0 },
+    );
     expect(tokens).toEqual([1, 1]);
     for (const value of logProbs) expect(value).toBeCloseTo(Math.log(softmax(row, 1)[1]!), 5);
   });
@@ -146,7 +174,9 @@ const tokensOf = (completions: readonly Completion[]): (readonly number[])[] => 
 async function recompute(prompt: readonly number[], { tokens }: Completion, temperature: number): Promise<number[]> {
   const ids = [...prompt, ...tokens];
   const values = await scopeAsync(async () => {
-    const hidden = hiddenStates(frozen(model), tokenIds(ids, [1, ids.length]), { positions: arangePositions(1, ids.length) });
+    const hidden = hiddenStates(frozen(model), tokenIds(ids, [1, ids.length]), {
+      positions: arangePositions(1, ids.length),
+    });
     return read(logits(model, hidden).value);
   });
   const { vocabSize } = model.config;
@@ -157,25 +187,32 @@ async function recompute(prompt: readonly number[], { tokens }: Completion, temp
 }
 
 describe("cached generation", () => {
-  test.each([1, 0.7])("equals full recomputation, prompts of unequal length in one batch, temperature %d", async (temperature) => {
-    const result = await sampleCompletions(model, prompts, 3, { ...options, temperature });
-    let gap = 0;
-    for (const [i, prompt] of prompts.entries()) {
-      for (const completion of result[i]!) {
-        expect(completion.tokens).toHaveLength(12);
-        const want = await recompute(prompt, completion, temperature);
-        want.forEach((value, t) => (gap = Math.max(gap, Math.abs(value - completion.logProbs[t]!))));
+  test.each([1, 0.7])(
+    "equals full recomputation, prompts of unequal length in one batch, temperature %d",
+    async (temperature) => {
+      const result = await sampleCompletions(model, prompts, 3, { ...options, temperature });
+      let gap = 0;
+      for (const [i, prompt] of prompts.entries()) {
+        for (const completion of result[i]!) {
+          expect(completion.tokens).toHaveLength(12);
+          const want = await recompute(prompt, completion, temperature);
+          want.forEach((value, t) => (gap = Math.max(gap, Math.abs(value - completion.logProbs[t]!))));
+        }
       }
-    }
-    expect(gap).toBeLessThan(1e-4);
-  });
+      expect(gap).toBeLessThan(1e-4);
+    },
+  );
 
   test("greedy takes the most likely token at every position", async () => {
-    const [[completion]] = (await sampleCompletions(model, [prompts[0]!], 1, { ...options, temperature: 0 })) as [[Completion]];
+    const [[completion]] = (await sampleCompletions(model, [prompts[0]!], 1, { ...options, temperature: 0 })) as [
+      [Completion],
+    ];
     const ids = [...prompts[0]!];
     for (const token of completion.tokens) {
       const values = await scopeAsync(async () => {
-        const hidden = hiddenStates(frozen(model), tokenIds(ids, [1, ids.length]), { positions: arangePositions(1, ids.length) });
+        const hidden = hiddenStates(frozen(model), tokenIds(ids, [1, ids.length]), {
+          positions: arangePositions(1, ids.length),
+        });
         return [...(await read(logits(model, hidden).value)).slice(-model.config.vocabSize)];
       });
       expect(token).toBe(values.indexOf(Math.max(...values)));
@@ -199,7 +236,9 @@ describe("a sample depends on seed, prompt, number and position only", () => {
     const draw = async (batch: number): Promise<(readonly number[])[]> => {
       const all: (readonly number[])[] = [];
       for (let first = 0; first < 200; first += batch) {
-        all.push(...tokensOf((await sampleCompletions(small, [prompts[0]!], batch, { ...few, firstSample: first }))[0]!));
+        all.push(
+          ...tokensOf((await sampleCompletions(small, [prompts[0]!], batch, { ...few, firstSample: first }))[0]!),
+        );
       }
       return all;
     };
@@ -225,7 +264,9 @@ describe("a sample depends on seed, prompt, number and position only", () => {
     expect(await sampleCompletions(model, prompts, 3, options)).toEqual(first);
     expect(await sampleCompletions(model, prompts, 3, { ...options, tokensPerReadback: 1 })).toEqual(first);
     expect(await sampleCompletions(model, prompts, 3, { ...options, tokensPerReadback: 5 })).toEqual(first);
-    expect((await sampleCompletions(model, prompts, 3, { ...options, seed: 43 })).map(tokensOf)).not.toEqual(first.map(tokensOf));
+    expect((await sampleCompletions(model, prompts, 3, { ...options, seed: 43 })).map(tokensOf)).not.toEqual(
+      first.map(tokensOf),
+    );
   });
 
   test("samples of one prompt differ, and firstSample continues their numbering", async () => {
@@ -259,16 +300,21 @@ describe("ends", () => {
     expect(result.map((row) => row.map(({ tokens, ended }) => ({ tokens, ended })))).toEqual(want);
     const all = want.flat();
     expect(all.some(({ ended }) => ended) && all.some(({ ended }) => !ended)).toBe(true); // the case is not trivial
-    result.forEach((row, i) => row.forEach(({ logProbs, tokens }, j) => {
-      expect(logProbs).toEqual(free[i]![j]!.logProbs.slice(0, tokens.length));
-    }));
+    result.forEach((row, i) =>
+      row.forEach(({ logProbs, tokens }, j) => {
+        expect(logProbs).toEqual(free[i]![j]!.logProbs.slice(0, tokens.length));
+      }),
+    );
   });
 
   test("stops early when every row has ended", async () => {
     let readbacks = 0;
     const everything = Array.from({ length: model.config.vocabSize }, (_, id) => id);
     const result = await sampleCompletions(model, prompts, 2, {
-      ...options, endIds: everything, tokensPerReadback: 2, onTokens: () => (readbacks += 1),
+      ...options,
+      endIds: everything,
+      tokensPerReadback: 2,
+      onTokens: () => (readbacks += 1),
     });
     expect(result.flat().every(({ tokens, ended }) => tokens.length === 1 && ended)).toBe(true);
     expect(readbacks).toBe(1);
@@ -285,7 +331,9 @@ describe("ends", () => {
   test("streaming shows each row growing", async () => {
     const seen: (readonly number[])[] = [];
     const [[completion]] = (await sampleCompletions(model, [prompts[0]!], 1, {
-      ...options, tokensPerReadback: 5, onTokens: ([row]) => seen.push(row!),
+      ...options,
+      tokensPerReadback: 5,
+      onTokens: ([row]) => seen.push(row!),
     })) as [[Completion]];
     expect(seen.map(({ length }) => length)).toEqual([5, 10, 12]);
     for (const tokens of seen) expect(completion.tokens.slice(0, tokens.length)).toEqual(tokens);

@@ -1,6 +1,6 @@
 /**
- * The test of an operation in one call: GPU forward against the float64 reference, and the GPU gradient of every element
- * of every input against central differences of the reference, for a random cotangent.
+ * The test of an operation in one call: GPU forward against the float64 reference, and the GPU gradient of every
+ * element of every input against central differences of the reference, for a random cotangent.
  */
 import { backward } from "../../src/autograd/backward.ts";
 import { parameter, type Variable } from "../../src/autograd/variable.ts";
@@ -88,7 +88,8 @@ function rowwiseDifferences(
     const width = up.length / rows;
     for (let row = 0; row < rows; row++) {
       const change = up.subarray(row * width, (row + 1) * width).map((output, j) => output - down[row * width + j]!);
-      gradient[row * columns + column] = dot(change, cotangent.data.subarray(row * width, (row + 1) * width)) / (2 * eps);
+      gradient[row * columns + column] =
+        dot(change, cotangent.data.subarray(row * width, (row + 1) * width)) / (2 * eps);
     }
   }
   return { shape: [...shape], data: gradient };

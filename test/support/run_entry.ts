@@ -21,7 +21,11 @@ export interface EntryOptions {
 const root = fileURLToPath(new URL("../../", import.meta.url));
 
 /** `npx tsx src/NAME.ts ARGS` without the start-up time of npx. */
-export function runEntry(name: string, args: readonly string[], { env = {}, onStderr }: EntryOptions = {}): Promise<EntryResult> {
+export function runEntry(
+  name: string,
+  args: readonly string[],
+  { env = {}, onStderr }: EntryOptions = {},
+): Promise<EntryResult> {
   const child = spawn(process.execPath, ["--import", "tsx", `src/${name}.ts`, ...args], {
     cwd: root,
     env: { ...process.env, ...env },

@@ -1,6 +1,5 @@
 /** Tiny models for tests: random weights that spread the logits, in memory or as a Hugging Face directory. */
-import { cpSync, mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeSafetensors } from "../../src/data/safetensors.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
@@ -37,9 +36,29 @@ export function randomWeights(seed: number, std = 0.5): (name: string, shape: re
   };
 }
 
-/** Writes config.json and model.safetensors of a random model; without a GPU. */
-export function writeRandomModel(directory: string, config: GptConfig, seed: number, std?: number): void {
-  const weights = randomWeights(seed, std);
+/**
+ * Random weights of an untied model that likes some tokens: channel 0 of every hidden state is large, and of the head's
+ * rows only those of the liked tokens answer to it positively.
+ */
+export function opinionatedWeights(
+  seed: number,
+  liked: readonly number[],
+): (name: string, shape: readonly number[]) => Float32Array {
+  const random = randomWeights(seed, 0.2);
+  return (name, shape) => {
+    const values = random(name, shape);
+    const cols = shape[1] ?? 1;
+    const setChannel = (value: (row: number) => number): void => {
+      for (let row = 0; row < shape[0]!; row++) values[row * cols] = value(row);
+    };
+    if (name === "model.embed_tokens.weight") setChannel(() => 3);
+    if (name === "lm_head.weight") setChannel((row) => (liked.includes(row) ? 1.5 : -1));
+    return values;
+  };
+}
+
+/** Writes config.json and model.safetensors; without a GPU. */
+export function writeModel(directory: string, config: GptConfig, weights: ReturnType<typeof randomWeights>): void {
   const tensors = [...parameterShapes(config)].map(([name, shape]) => {
     return { name, shape, dtype: "F32" as const, data: weights(name, shape) };
   });
@@ -47,11 +66,20 @@ export function writeRandomModel(directory: string, config: GptConfig, seed: num
   writeFileSync(join(directory, "config.json"), JSON.stringify(configToHub(config, "F32"), null, 2));
 }
 
-/** A new directory with a random chat model: weights, tokenizer, template. Its prompts take up to 150 tokens. */
-export function makeChatModelDirectory(change: Partial<GptConfig> = {}, seed = 1, std?: number): string {
-  const directory = mkdtempSync(join(tmpdir(), "chat-model-"));
-  cpSync(makeTokenizerDirectory(), directory, { recursive: true });
+/** A new directory with a random chat model: weights, tokenizer, template. The digit prompt takes 74 of its tokens. */
+export function makeChatModelDirectory(change: Partial<GptConfig> = {}, seed = 1): string {
+  const directory = makeTokenizerDirectory();
   const { vocabSize } = loadTokenizer(directory);
-  writeRandomModel(directory, tinyConfig({ vocabSize, maxPositions: 256, ...change }), seed, std);
+  writeModel(directory, tinyConfig({ vocabSize, maxPositions: 256, ...change }), randomWeights(seed));
+  return directory;
+}
+
+/** The same with a model that likes to answer in digits and to end its turn, so that GRPO has something to reward. */
+export function makeDigitLoverDirectory(seed = 1): string {
+  const directory = makeChatModelDirectory();
+  const { vocabSize, idOf, eosIds } = loadTokenizer(directory);
+  const liked = [...[..."0123456789"].map(idOf), ...eosIds];
+  const config = tinyConfig({ vocabSize, layers: 1, maxPositions: 128, tiedEmbeddings: false });
+  writeModel(directory, config, opinionatedWeights(seed, liked));
   return directory;
 }

@@ -12,13 +12,19 @@ const UNTOUCHED = -7;
 /** A cache whose every element is `UNTOUCHED`. */
 function blankCache(layers: number, batch: number, capacity: number): KvCache {
   const cache = createKvCache(layers, { batch, capacity, ...shape });
-  for (const x of [...cache.keys, ...cache.values]) write(x, new Float32Array(batch * capacity * WIDTH).fill(UNTOUCHED));
+  for (const x of [...cache.keys, ...cache.values])
+    write(x, new Float32Array(batch * capacity * WIDTH).fill(UNTOUCHED));
   return cache;
 }
 
 /** [B, T, K, D] with values that name row, token and channel; `offset` tells keys from values. */
-function labelled(batch: number, time: number, offset: number): { x: Tensor; at: (row: number, token: number) => number[] } {
-  const at = (row: number, token: number): number[] => Array.from({ length: WIDTH }, (_, c) => offset + 100 * row + 10 * token + c);
+function labelled(
+  batch: number,
+  time: number,
+  offset: number,
+): { x: Tensor; at: (row: number, token: number) => number[] } {
+  const at = (row: number, token: number): number[] =>
+    Array.from({ length: WIDTH }, (_, c) => offset + 100 * row + 10 * token + c);
   const rows = Array.from({ length: batch * time }, (_, i) => at(Math.floor(i / time), i % time));
   return { x: tensor(Float32Array.from(rows.flat()), [batch, time, shape.kvHeads, shape.headSize]), at };
 }
@@ -30,7 +36,9 @@ async function tokensOf(x: Tensor): Promise<number[][][]> {
   const [batch, capacity] = x.shape as [number, number];
   const [data] = await readAll([x]);
   return Array.from({ length: batch }, (_, b) =>
-    Array.from({ length: capacity }, (_, t) => [...data!.subarray((b * capacity + t) * WIDTH, (b * capacity + t + 1) * WIDTH)]),
+    Array.from({ length: capacity }, (_, t) => [
+      ...data!.subarray((b * capacity + t) * WIDTH, (b * capacity + t + 1) * WIDTH),
+    ]),
   );
 }
 
@@ -40,14 +48,20 @@ test.each([1, 3])("%d new tokens a row land at each row's own position, in one l
     const starts = [2, 0, 1];
     const [keys, values] = [labelled(3, time, 1000), labelled(3, time, 5000)];
     writeCache(cache, 1, keys.x, values.x, tensor(Uint32Array.from(starts)));
-    for (const [stored, source] of [[cache.keys[1]!, keys], [cache.values[1]!, values]] as const) {
+    for (const [stored, source] of [
+      [cache.keys[1]!, keys],
+      [cache.values[1]!, values],
+    ] as const) {
       const rows = await tokensOf(stored);
-      rows.forEach((row, b) => row.forEach((channels, t) => {
-        const token = t - starts[b]!;
-        expect(channels).toEqual(token >= 0 && token < time ? source.at(b, token) : blank);
-      }));
+      rows.forEach((row, b) =>
+        row.forEach((channels, t) => {
+          const token = t - starts[b]!;
+          expect(channels).toEqual(token >= 0 && token < time ? source.at(b, token) : blank);
+        }),
+      );
     }
-    for (const other of [cache.keys[0]!, cache.values[0]!]) expect((await tokensOf(other)).flat()).toEqual(Array(15).fill(blank));
+    for (const other of [cache.keys[0]!, cache.values[0]!])
+      expect((await tokensOf(other)).flat()).toEqual(Array(15).fill(blank));
   });
   disposeKvCache(cache);
 });
@@ -56,10 +70,10 @@ test("a token past the capacity is dropped, never written into the next row", as
   const cache = blankCache(1, 2, 3);
   await scopeAsync(async () => {
     const keys = labelled(2, 2, 0);
-    writeCache(cache, 0, keys.x, keys.x, tensor(Uint32Array.of(2, 0)));
+    writeCache(cache, 0, keys.x, keys.x, tensor(Uint32Array.of(2, 1)));
     const [first, second] = await tokensOf(cache.keys[0]!);
     expect(first).toEqual([blank, blank, keys.at(0, 0)]);
-    expect(second).toEqual([keys.at(1, 0), keys.at(1, 1), blank]);
+    expect(second).toEqual([blank, keys.at(1, 0), keys.at(1, 1)]);
   });
   disposeKvCache(cache);
 });
@@ -73,11 +87,16 @@ test("rows take over the prefix of the row that sourceRow names", async () => {
     const sourceRow = [1, 0, 0, 1, 1];
     copyCachePrefix(cache, source, tensor(Uint32Array.from(sourceRow)), 3);
     for (const layer of [0, 1]) {
-      for (const [stored, origin] of [[cache.keys[layer]!, keys], [cache.values[layer]!, values]] as const) {
+      for (const [stored, origin] of [
+        [cache.keys[layer]!, keys],
+        [cache.values[layer]!, values],
+      ] as const) {
         const rows = await tokensOf(stored);
-        rows.forEach((row, b) => row.forEach((channels, t) => {
-          expect(channels).toEqual(t < 3 ? origin.at(sourceRow[b]!, t) : blank);
-        }));
+        rows.forEach((row, b) =>
+          row.forEach((channels, t) => {
+            expect(channels).toEqual(t < 3 ? origin.at(sourceRow[b]!, t) : blank);
+          }),
+        );
       }
     }
   });
@@ -90,10 +109,14 @@ describe("limits", () => {
     await scopeAsync(async () => {
       const starts = tensor(new Uint32Array(2));
       const wrong = labelled(3, 1, 0).x;
-      expect(() => writeCache(cache, 0, wrong, wrong, starts)).toThrow(/writeCache: keys \[3, 1, 2, 3\].*cache \[2, 3, 2, 3\]/);
+      expect(() => writeCache(cache, 0, wrong, wrong, starts)).toThrow(
+        /writeCache: keys \[3, 1, 2, 3\].*cache \[2, 3, 2, 3\]/,
+      );
       const long = labelled(2, 4, 0).x;
       expect(() => writeCache(cache, 0, long, long, starts)).toThrow(/writeCache/);
-      expect(() => copyCachePrefix(cache, cache, starts, 4)).toThrow(/copyCachePrefix: 4 tokens from capacity 3 into 3/);
+      expect(() => copyCachePrefix(cache, cache, starts, 4)).toThrow(
+        /copyCachePrefix: 4 tokens from capacity 3 into 3/,
+      );
       await Promise.resolve();
     });
     disposeKvCache(cache);

@@ -16,7 +16,8 @@ export const digit: Environment = {
       messages: [
         {
           role: "user",
-          content: "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.",
+          content:
+            "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.",
         },
       ],
     },
