@@ -40,10 +40,10 @@ fn append(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let index = (workgroupId.x + workgroupId.y * grid.x) * WORKGROUP + thread;
-  if index >= params.batch * params.time * params.width { return; }
+  if (index >= params.batch * params.time * params.width) { return; }
   let at = positionOf(index);
   let token = starts[at.row] + at.time;
-  if token >= params.capacity { return; }  // the launcher's caller bounds the length; never write into the next row
+  if (token >= params.capacity) { return; }  // the launcher's caller bounds the length; never write into the next row
   cache[(at.row * params.capacity + token) * params.width + at.channel] = x[index];
 }
 
@@ -54,7 +54,7 @@ fn copyPrefix(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let index = (workgroupId.x + workgroupId.y * grid.x) * WORKGROUP + thread;
-  if index >= params.batch * params.time * params.width { return; }
+  if (index >= params.batch * params.time * params.width) { return; }
   let at = positionOf(index);
   let value = source[(sourceRow[at.row] * params.sourceCapacity + at.time) * params.width + at.channel];
   cache[(at.row * params.capacity + at.time) * params.width + at.channel] = value;

@@ -25,7 +25,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> endIdList: array<u32>;
 @group(0) @binding(4) var<storage, read_write> nextIds: array<u32>;   // [rows] what the embedding reads next
 @group(0) @binding(5) var<storage, read_write> positions: array<u32>; // [rows] position of nextIds
-@group(0) @binding(6) var<storage, read_write> progress: array<u32>;  // [rows, 2] tokens drawn (end token included), ended?
+@group(0) @binding(6) var<storage, read_write> progress: array<u32>;  // [rows, 2] tokens drawn, and 1 once ended
 @group(0) @binding(7) var<storage, read_write> tokens: array<u32>;    // [rows, maxSteps]
 @group(0) @binding(8) var<storage, read_write> logProbs: array<f32>;  // [rows, maxSteps]
 
@@ -71,7 +71,7 @@ fn sample(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let row = workgroupId.x + workgroupId.y * grid.x;
-  if row >= params.rows { return; }  // uniform: the whole workgroup leaves
+  if (row >= params.rows) { return; }  // uniform: the whole workgroup leaves
   let base = row * params.vocab;
   let pieceLength = (params.vocab + WORKGROUP - 1u) / WORKGROUP;
   let first = min(thread * pieceLength, params.vocab);
@@ -83,7 +83,7 @@ fn sample(
   var argmax = first;
   for (var v = first; v < last; v++) {
     let logit = logits[base + v];
-    if logit > largest {
+    if (logit > largest) {
       largest = logit;
       argmax = v;
     }
@@ -94,7 +94,7 @@ fn sample(
   var rowMax = LOWEST;
   var rowArgmax = 0u;
   for (var piece = 0u; piece < WORKGROUP; piece++) {
-    if pieceMax[piece] > rowMax {
+    if (pieceMax[piece] > rowMax) {
       rowMax = pieceMax[piece];
       rowArgmax = pieceArgmax[piece];
     }
@@ -104,20 +104,20 @@ fn sample(
   for (var v = first; v < last; v++) { sum += exp((logits[base + v] - rowMax) * scale); }
   pieceSum[thread] = sum;
   workgroupBarrier();
-  if thread != 0u { return; }
+  if (thread != 0u) { return; }
 
   var total = 0.0;
   for (var piece = 0u; piece < WORKGROUP; piece++) { total += pieceSum[piece]; }
   var token = rowArgmax;
-  if !greedy { token = inverseTransform(row, base, pieceLength, total, rowMax, scale, rowArgmax); }
+  if (!greedy) { token = inverseTransform(row, base, pieceLength, total, rowMax, scale, rowArgmax); }
 
-  if progress[2u * row + 1u] == 0u {
+  if (progress[2u * row + 1u] == 0u) {
     let slot = row * params.maxSteps + params.step;
     tokens[slot] = token;
     logProbs[slot] = (logits[base + token] - rowMax) * scale - log(total);
     progress[2u * row] += 1u;
     for (var i = 0u; i < params.endIds; i++) {
-      if endIdList[i] == token { progress[2u * row + 1u] = 1u; }
+      if (endIdList[i] == token) { progress[2u * row + 1u] = 1u; }
     }
   }
   // A finished row goes on computing (shapes stay fixed), but what it draws is not recorded.
@@ -130,7 +130,7 @@ fn inverseTransform(row: u32, base: u32, pieceLength: u32, total: f32, rowMax: f
   let threshold = uniformNumber(row) * total;
   var below = 0.0;
   var piece = 0u;
-  while piece < WORKGROUP - 1u && below + pieceSum[piece] <= threshold {
+  while (piece < WORKGROUP - 1u && below + pieceSum[piece] <= threshold) {
     below += pieceSum[piece];
     piece += 1u;
   }
@@ -138,7 +138,7 @@ fn inverseTransform(row: u32, base: u32, pieceLength: u32, total: f32, rowMax: f
   let last = min(first + pieceLength, params.vocab);
   for (var v = first; v < last; v++) {
     below += exp((logits[base + v] - rowMax) * scale);
-    if below > threshold { return v; }
+    if (below > threshold) { return v; }
   }
   return fallback;
 }
