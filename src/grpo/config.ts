@@ -48,7 +48,7 @@ export function parseConfig(argv: readonly string[] = process.argv): TrainConfig
     .option("--epsilon <x>", "clip range below 1, and above unless --epsilon-high is given", number(0), 0.2)
     .option("--epsilon-high <x>", "clip range above 1", number(0))
     .option("--delta <x>", "added to the standard deviation of rewards", number(0), 1e-6)
-    .option("--learning-rate <x>", "peak learning rate", number(0), 2e-3)
+    .option("--learning-rate <x>", "peak learning rate", number(0), 1e-3)
     .option("--warmup-steps <n>", "gradient steps of linear warm-up; then linear decay to 0", integer(0), 5)
     .option("--weight-decay <x>", "decoupled weight decay of AdamW", number(0), 0.01)
     .option("--max-grad-norm <x>", "clips the gradient's global norm; 0 does not", number(0), 0);
