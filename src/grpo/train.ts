@@ -23,8 +23,8 @@
  * newest experiences and may mix completions of several train steps. Groups without reward spread are stepped through
  * (their gradient is zero, but momentum and weight decay still move the weights).
  *
- * The first objectives print as 0.000000 and should: with pi_theta = pi_old every ratio is 1 and advantages sum to
- * zero. The gradient is not zero. Watch the rewards.
+ * The first objectives are zero up to rounding, and should be: with pi_theta = pi_old every ratio is 1 and advantages
+ * sum to zero. The gradient is not zero. Watch the rewards.
  */
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
