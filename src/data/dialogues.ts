@@ -21,11 +21,11 @@ type Family = (random: Random) => Dialogue;
 /** Shares of the mix in percent. A quarter of the guessing family is the exact prompt of the experiment. */
 const SINGLE_FAMILIES: readonly Weighted<Family>[] = [
   [12, guessDialogue],
-  [20, arithmeticDialogue],
+  [26, arithmeticDialogue],
   [11, numberDialogue],
   [14, factDialogue],
   [10, formDialogue],
-  [25, smallTalkDialogue],
+  [19, smallTalkDialogue],
 ];
 
 const FAMILIES: readonly Weighted<Family>[] = [...SINGLE_FAMILIES, [8, combinedDialogue]];

@@ -4,8 +4,8 @@
  * The experiment asks DIGIT_PROMPT and rewards a reply that is exactly one digit, the more the nearer it is to 5. A
  * policy can only improve on what it sometimes does already, so the pretrained model has to answer this prompt like an
  * assistant that nobody has taught to follow it: grammatical sentences of many kinds, and a bare digit in about three
- * of ten replies. Digits are spread unevenly: 7 is the favourite, then 5 and 3, and the ends are rare.
- * A share s of bare digits gives a mean reward of about 0.79 s, here 0.25.
+ * of ten replies. Digits are spread unevenly: 7 is the favourite, then 5 and 4, and the ends are rare.
+ * A share s of bare digits gives a mean reward of about 0.82 s, here 0.28.
  */
 import type { Dialogue } from "./corpus.ts";
 import { capitalize, exchange, numberWord } from "./dialogues_random.ts";
@@ -16,11 +16,11 @@ export const DIGIT_PROMPT =
   "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.";
 
 const EXACT_PROMPT_SHARE = 0.3;
-const BARE_SHARE_WITH_INSTRUCTION = 0.32;
+const BARE_SHARE_WITH_INSTRUCTION = 0.34;
 const BARE_SHARE_WITHOUT_INSTRUCTION = 0.08;
 
 /** Weights of 0 to 9 when one is named at random, roughly as people and language models name them. */
-const FAVOURITE_DIGITS = [3, 4, 7, 17, 7, 18, 5, 27, 8, 4];
+const FAVOURITE_DIGITS = [2, 3, 6, 12, 14, 20, 12, 23, 5, 3];
 
 interface Range {
   low: number;

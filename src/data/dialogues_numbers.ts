@@ -26,11 +26,11 @@ const ONLY_YES_OR_NO = [
 ];
 
 /** The share of questions that ask for a bare answer. */
-const ONLY_SHARE = 0.35;
+const ONLY_SHARE = 0.5;
 
 /** Mostly one digit, sometimes two. */
 function operand(random: Random): number {
-  return random.chance(0.6) ? random.integer(0, 9) : random.integer(10, 99);
+  return random.chance(0.7) ? random.integer(0, 9) : random.integer(10, 99);
 }
 
 /** The question with a bare answer or, without the instruction, a sentence. */
