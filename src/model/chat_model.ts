@@ -1,41 +1,84 @@
-/** A model directory ready to talk: weights on the GPU, tokenizer, chat template. */
+/**
+ * A model directory ready to read and write text: weights on the GPU, tokenizer and, where there is one, chat template.
+ * Every entry loads its model here.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { encodeChat, type ChatMessage } from "../data/chat_template.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { CheckpointError, loadGpt } from "./checkpoint.ts";
+import { loadGpt } from "./checkpoint.ts";
+import { CheckpointError } from "./config.ts";
 import type { Gpt } from "./gpt.ts";
 
 export interface ChatModel {
   readonly model: Gpt;
   readonly tokenizer: Tokenizer;
-  /** A conversation that waits for the assistant -> ids that end where its reply begins. Thinking is off (Qwen3). */
+  /** False for a base model, such as GPT-2, that only continues text. */
+  readonly hasChatTemplate: boolean;
+  /**
+   * A conversation that waits for the assistant -> ids that end where its reply begins. Thinking is off (Qwen3).
+   * Without a chat template: the messages as plain text, one a line, for the model to go on.
+   */
   readonly encodePrompt: (messages: readonly ChatMessage[]) => number[];
+  /**
+   * Text of the user's own as the tokenizer's own call encodes it (`tokenizer(text).input_ids`): the texts of special
+   * tokens stand for those tokens, and the token that begins a text comes first where the model was trained with one.
+   */
+  readonly encodeText: (text: string) => number[];
 }
 
 /** The model that comes with the project. */
 export const DEFAULT_MODEL = fileURLToPath(new URL("../../weights", import.meta.url));
 
 /**
- * Loads a Hugging Face directory with a chat template.
- * @throws CheckpointError when weights, tokenizer and template do not make a chat model.
+ * Loads a Hugging Face directory.
+ * @throws CheckpointError when weights and tokenizer do not fit each other, or one of them cannot be used.
  */
 export function loadChatModel(directory: string): ChatModel {
   const model = loadGpt(directory);
   const tokenizer = loadTokenizer(directory);
   const { chatTemplate, eosToken, bosToken } = tokenizer;
-  if (chatTemplate === undefined)
-    throw new CheckpointError(`${directory} has no chat template: it is not a chat model`);
   if (tokenizer.vocabSize > model.config.vocabSize) {
     throw new CheckpointError(
       `${directory}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${model.config.vocabSize}`,
     );
   }
-  const encodePrompt = (messages: readonly ChatMessage[]): number[] =>
-    encodeChat(tokenizer, chatTemplate, messages, {
-      addGenerationPrompt: true,
-      enableThinking: false,
-      eosToken,
-      bosToken,
-    });
-  return { model, tokenizer, encodePrompt };
+  const begin = beginIds(directory, tokenizer);
+  const encodePrompt = (messages: readonly ChatMessage[]): number[] => {
+    if (chatTemplate === undefined) {
+      return [...begin, ...tokenizer.encode(messages.map(({ content }) => content).join("\n"))];
+    }
+    const options = { addGenerationPrompt: true, enableThinking: false, eosToken, bosToken };
+    return encodeChat(tokenizer, chatTemplate, messages, options);
+  };
+  const encodeText = (text: string): number[] => [...begin, ...tokenizer.encodeWithSpecials(text)];
+  return { model, tokenizer, hasChatTemplate: chatTemplate !== undefined, encodePrompt, encodeText };
+}
+
+/**
+ * Ids that the model's own tokenizer puts in front of a text: those before "A" in the template of tokenizer.json's
+ * post-processor (Llama 3: <|begin_of_text|>), or the begin token that tokenizer_config.json asks for; often none.
+ */
+function beginIds(directory: string, tokenizer: Tokenizer): number[] {
+  const read = <T>(file: string): T => JSON.parse(readFileSync(join(directory, file), "utf8")) as T; // checked before
+  const config = existsSync(join(directory, "tokenizer_config.json"))
+    ? read<{ add_bos_token?: unknown }>("tokenizer_config.json")
+    : {};
+  if (config.add_bos_token === true && tokenizer.bosToken !== undefined) return [tokenizer.idOf(tokenizer.bosToken)];
+  const root = read<{ post_processor?: PostProcessor | null }>("tokenizer.json").post_processor;
+  const template = [root, ...(root?.processors ?? [])].find((stage) => stage?.type === "TemplateProcessing");
+  const tokens: string[] = [];
+  for (const part of template?.single ?? []) {
+    if (part.SpecialToken === undefined) break;
+    tokens.push(part.SpecialToken.id);
+  }
+  return tokens.map((token) => tokenizer.idOf(token));
+}
+
+/** The part of tokenizer.json's post-processor that is read here. */
+interface PostProcessor {
+  readonly type?: string;
+  readonly processors?: readonly PostProcessor[];
+  readonly single?: readonly { readonly SpecialToken?: { readonly id: string } }[];
 }

@@ -1,10 +1,7 @@
 /**
- * The decoder: token ids in, hidden states and logits out. The Qwen3 architecture, in the order of its diagram:
+ * The decoder: token ids in, hidden states and logits out. One for four families; config.ts tells how they differ.
  *
- *   embedding -> layers x { norm -> attention -> +residual -> norm -> SwiGLU MLP -> +residual } -> norm -> head
- *
- * Attention has rotary positions, grouped key/value heads and an RMS norm on each query and key head. Parameters carry
- * their Hugging Face names, so a checkpoint is a table and not a translation.
+ *   embedding (+ positions) -> layers x { norm -> attention -> +residual -> norm -> MLP -> +residual } -> norm -> head
  *
  * Departs from the textbook: the head is not part of `hiddenStates`. Training wants log-probabilities of given tokens
  * (`tokenLogProb`, which never stores all logits) and decoding wants logits of the last position only.
@@ -14,57 +11,17 @@
 import * as ops from "../autograd/ops.ts";
 import { constant, detach, parameter, type Variable } from "../autograd/variable.ts";
 import { writeCache, type KvCache } from "../tensor/kv_cache.ts";
-import type { TokenIds } from "../tensor/embedding.ts";
+import { tokenIds, type TokenIds } from "../tensor/embedding.ts";
 import { rotaryTables, type RotaryTables } from "../tensor/rotary.ts";
 import { dispose, keep, tensor, type Tensor } from "../tensor/tensor.ts";
-
-export interface GptConfig {
-  readonly vocabSize: number;
-  /** C */
-  readonly hiddenSize: number;
-  readonly layers: number;
-  /** H query heads; each K/V head serves H / K of them. */
-  readonly heads: number;
-  readonly kvHeads: number;
-  /** D; independent of C / H. */
-  readonly headSize: number;
-  /** F, the width of the gated MLP. */
-  readonly mlpSize: number;
-  readonly normEps: number;
-  readonly ropeTheta: number;
-  /** Longest sequence, in tokens. */
-  readonly maxPositions: number;
-  /** Whether the output head is the embedding table. */
-  readonly tiedEmbeddings: boolean;
-}
+import type { GptConfig } from "./config.ts";
+import { HEAD, KEY_NORM, MLP_GATE, parameterShapes, partNames, QUERY_NORM, weightsAreInOut } from "./parameters.ts";
 
 export interface Gpt {
   readonly config: GptConfig;
   readonly parameters: ReadonlyMap<string, Variable>;
-  readonly rotary: RotaryTables;
-}
-
-/** Every parameter's Hugging Face name and shape, in the order of the forward pass. Weights are [out, in]. */
-export function parameterShapes(config: GptConfig): Map<string, number[]> {
-  const { vocabSize, hiddenSize, layers, heads, kvHeads, headSize, mlpSize } = config;
-  const shapes = new Map<string, number[]>([["model.embed_tokens.weight", [vocabSize, hiddenSize]]]);
-  for (let layer = 0; layer < layers; layer++) {
-    const prefix = `model.layers.${layer}`;
-    shapes.set(`${prefix}.input_layernorm.weight`, [hiddenSize]);
-    shapes.set(`${prefix}.self_attn.q_proj.weight`, [heads * headSize, hiddenSize]);
-    shapes.set(`${prefix}.self_attn.k_proj.weight`, [kvHeads * headSize, hiddenSize]);
-    shapes.set(`${prefix}.self_attn.v_proj.weight`, [kvHeads * headSize, hiddenSize]);
-    shapes.set(`${prefix}.self_attn.o_proj.weight`, [hiddenSize, heads * headSize]);
-    shapes.set(`${prefix}.self_attn.q_norm.weight`, [headSize]);
-    shapes.set(`${prefix}.self_attn.k_norm.weight`, [headSize]);
-    shapes.set(`${prefix}.post_attention_layernorm.weight`, [hiddenSize]);
-    shapes.set(`${prefix}.mlp.gate_proj.weight`, [mlpSize, hiddenSize]);
-    shapes.set(`${prefix}.mlp.up_proj.weight`, [mlpSize, hiddenSize]);
-    shapes.set(`${prefix}.mlp.down_proj.weight`, [hiddenSize, mlpSize]);
-  }
-  shapes.set("model.norm.weight", [hiddenSize]);
-  if (!config.tiedEmbeddings) shapes.set("lm_head.weight", [vocabSize, hiddenSize]);
-  return shapes;
+  /** Null with learned positions. */
+  readonly rotary: RotaryTables | null;
 }
 
 /** Builds a model on the GPU; `weights` yields each parameter's values by Hugging Face name and shape. */
@@ -73,9 +30,8 @@ export function createGpt(config: GptConfig, weights: (name: string, shape: read
   for (const [name, shape] of parameterShapes(config)) {
     parameters.set(name, parameter(keep(tensor(weights(name, shape), shape))));
   }
-  const rotary = rotaryTables(config.maxPositions, config.headSize, config.ropeTheta);
-  keep(rotary.cos);
-  keep(rotary.sin);
+  const { rope } = config;
+  const rotary = rope && rotaryTables(config.maxPositions, config.headSize, rope.theta, rope.scaling);
   return { config, parameters, rotary };
 }
 
@@ -90,18 +46,12 @@ export function disposeGpt({ parameters, rotary }: Gpt): void {
     dispose(value);
     if (grad) dispose(grad);
   }
-  dispose(rotary.cos);
-  dispose(rotary.sin);
-}
-
-/** Number of trainable values. */
-export function parameterCount(config: GptConfig): number {
-  return [...parameterShapes(config).values()].reduce((sum, shape) => sum + shape.reduce((n, m) => n * m, 1), 0);
+  if (rotary) [rotary.cos, rotary.sin].forEach(dispose);
 }
 
 export interface ForwardOptions {
-  /** u32 [B, T]: position of each token for the rotary embedding. */
-  readonly positions: Tensor;
+  /** [B, T]: position of each token; their host copy may be empty where nothing is trained. */
+  readonly positions: TokenIds;
   /** u32 [B, T]: 1 for real tokens, 0 for padding that no query may see. */
   readonly keyMask?: Tensor;
   /**
@@ -113,24 +63,20 @@ export interface ForwardOptions {
 /** Token ids [B, T] -> hidden states after the final norm [B * T, C]. */
 export function hiddenStates(model: Gpt, ids: TokenIds, options: ForwardOptions): Variable {
   const { config, parameters } = model;
-  const eps = config.normEps;
-  const weight = (name: string): Variable => parameters.get(name)!;
+  const names = partNames(config);
+  const table = (name: string): Variable => parameters.get(`${name}.weight`)!;
 
-  let x = ops.reshape(ops.embedding(weight("model.embed_tokens.weight"), ids), [-1, config.hiddenSize]);
-  for (let layer = 0; layer < config.layers; layer++) {
-    const prefix = `model.layers.${layer}`;
-    const attended = attentionBlock(
-      model,
-      layer,
-      ops.rmsNorm(x, weight(`${prefix}.input_layernorm.weight`), eps),
-      ids,
-      options,
-    );
-    x = ops.add(x, attended);
-    const mlp = mlpBlock(model, layer, ops.rmsNorm(x, weight(`${prefix}.post_attention_layernorm.weight`), eps));
-    x = ops.add(x, mlp);
+  let x = ops.reshape(ops.embedding(table(names.embedding), ids), [-1, config.hiddenSize]);
+  if (!config.rope) {
+    const positions = ops.embedding(table(names.positionEmbedding), options.positions);
+    x = ops.add(x, ops.reshape(positions, [-1, config.hiddenSize]));
   }
-  return ops.rmsNorm(x, weight("model.norm.weight"), eps);
+  for (let layer = 0; layer < config.layers; layer++) {
+    const prefix = `${names.layers}.${layer}`;
+    x = ops.add(x, attentionBlock(model, layer, norm(model, `${prefix}.${names.attentionNorm}`, x), ids, options));
+    x = ops.add(x, mlpBlock(model, layer, norm(model, `${prefix}.${names.mlpNorm}`, x)));
+  }
+  return norm(model, names.finalNorm, x);
 }
 
 /** [B * T, C] -> [B * T, C] */
@@ -138,13 +84,22 @@ function attentionBlock(model: Gpt, layer: number, x: Variable, ids: TokenIds, o
   const { config, parameters, rotary } = model;
   const { heads, kvHeads, headSize, normEps } = config;
   const [batch, time] = ids.tensor.shape as [number, number];
-  const weight = (name: string): Variable => parameters.get(`model.layers.${layer}.self_attn.${name}.weight`)!;
-  const project = (name: string, n: number): Variable =>
-    ops.reshape(linear(x, weight(name)), [batch, time, n, headSize]); // [B T, n D] -> [B, T, n, D]
+  const names = partNames(config);
+  const part = (name: string): string => `${names.layers}.${layer}.${name}`;
+  const split = (joined: Variable, n: number): Variable => ops.reshape(joined, [batch, time, n, headSize]);
 
-  const q = ops.rotary(ops.rmsNorm(project("q_proj", heads), weight("q_norm"), normEps), rotary, options.positions);
-  const k = ops.rotary(ops.rmsNorm(project("k_proj", kvHeads), weight("k_norm"), normEps), rotary, options.positions);
-  const v = project("v_proj", kvHeads);
+  const [joinedQ, joinedK, joinedV] = queryKeyValue(model, layer, x);
+  let q = split(joinedQ, heads);
+  let k = split(joinedK, kvHeads);
+  const v = split(joinedV, kvHeads);
+  if (config.qkNorm) {
+    q = ops.rmsNorm(q, parameters.get(`${part(QUERY_NORM)}.weight`)!, normEps);
+    k = ops.rmsNorm(k, parameters.get(`${part(KEY_NORM)}.weight`)!, normEps);
+  }
+  if (rotary) {
+    q = ops.rotary(q, rotary, options.positions.tensor);
+    k = ops.rotary(k, rotary, options.positions.tensor);
+  }
 
   const mask = options.keyMask ? { keyMask: options.keyMask } : {};
   let y: Variable;
@@ -155,33 +110,59 @@ function attentionBlock(model: Gpt, layer: number, x: Variable, ids: TokenIds, o
   } else {
     y = ops.attention(q, k, v, mask);
   }
-  return linear(ops.reshape(y, [-1, heads * headSize]), weight("o_proj"));
+  return linear(model, part(names.attentionOut), ops.reshape(y, [-1, heads * headSize]));
 }
 
-/** down(silu(gate(x)) * up(x)): [B * T, C] -> [B * T, C] */
-function mlpBlock({ parameters }: Gpt, layer: number, x: Variable): Variable {
-  const weight = (name: string): Variable => parameters.get(`model.layers.${layer}.mlp.${name}.weight`)!;
-  return linear(ops.swiglu(linear(x, weight("gate_proj")), linear(x, weight("up_proj"))), weight("down_proj"));
+/** [B * T, C] -> queries [B * T, H D], keys and values [B * T, K D] */
+function queryKeyValue(model: Gpt, layer: number, x: Variable): [Variable, Variable, Variable] {
+  const { heads, kvHeads, headSize } = model.config;
+  const { layers, qkv } = partNames(model.config);
+  const project = (name: string): Variable => linear(model, `${layers}.${layer}.${name}`, x);
+  if (typeof qkv !== "string") return [project(qkv.q), project(qkv.k), project(qkv.v)];
+  const all = project(qkv);
+  const [q, kv] = [heads * headSize, kvHeads * headSize];
+  return [ops.slice(all, -1, 0, q), ops.slice(all, -1, q, q + kv), ops.slice(all, -1, q + kv, q + 2 * kv)];
 }
 
-/** x W^T: [N, in] with weight [out, in] -> [N, out] */
-function linear(x: Variable, weight: Variable): Variable {
-  return ops.matmul(x, weight, { transposeB: true });
+/** down(silu(gate(x)) * up(x)), or down(gelu(up(x))): [B * T, C] -> [B * T, C] */
+function mlpBlock(model: Gpt, layer: number, x: Variable): Variable {
+  const { layers, mlpUp, mlpDown } = partNames(model.config);
+  const project = (name: string, input: Variable): Variable => linear(model, `${layers}.${layer}.${name}`, input);
+  const up = project(mlpUp, x);
+  switch (model.config.mlp) {
+    case "swiglu": return project(mlpDown, ops.swiglu(project(MLP_GATE, x), up));
+    case "gelu": return project(mlpDown, ops.gelu(up));
+    case "geluTanh": return project(mlpDown, ops.geluTanh(up));
+  }
+}
+
+/** RMS norm, or layer norm, over the channels. */
+function norm({ config, parameters }: Gpt, name: string, x: Variable): Variable {
+  const weight = parameters.get(`${name}.weight`)!;
+  if (config.norm === "rms") return ops.rmsNorm(x, weight, config.normEps);
+  return ops.layerNorm(x, weight, parameters.get(`${name}.bias`)!, config.normEps);
+}
+
+/** x W^T + b, [N, in] -> [N, out]; the bias only where the model has one. */
+function linear({ config, parameters }: Gpt, name: string, x: Variable): Variable {
+  const y = ops.matmul(x, parameters.get(`${name}.weight`)!, { transposeB: !weightsAreInOut(config) });
+  const bias = parameters.get(`${name}.bias`);
+  return bias ? ops.add(y, bias) : y;
 }
 
 /** The output head's weight [V, C]: the embedding table when they are tied. */
 export function headWeight({ config, parameters }: Gpt): Variable {
-  return parameters.get(config.tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight")!;
+  return parameters.get(`${config.tiedEmbeddings ? partNames(config).embedding : HEAD}.weight`)!;
 }
 
 /** Hidden states [N, C] -> logits [N, V]. For few rows: decoding, tests. */
 export function logits(model: Gpt, hidden: Variable): Variable {
-  return linear(hidden, headWeight(model));
+  return ops.matmul(hidden, headWeight(model), { transposeB: true });
 }
 
-/** Positions 0, 1, 2, ... for each of B rows of T tokens: u32 [B, T]. */
-export function arangePositions(batch: number, time: number): Tensor {
-  return tensor(
+/** Positions 0, 1, 2, ... for each of B rows of T tokens: [B, T]. */
+export function arangePositions(batch: number, time: number): TokenIds {
+  return tokenIds(
     Uint32Array.from({ length: batch * time }, (_, i) => i % time),
     [batch, time],
   );

@@ -22,8 +22,10 @@ import { scopeAsync } from "../tensor/memory.ts";
 import { read, readAll } from "../tensor/tensor.ts";
 import { loadChatModel } from "./chat_model.ts";
 import { saveGpt } from "./checkpoint.ts";
-import { createGpt, disposeGpt, frozen, parameterCount, type Gpt, type GptConfig } from "./gpt.ts";
+import { FAMILIES, type GptConfig } from "./config.ts";
+import { createGpt, disposeGpt, frozen, type Gpt } from "./gpt.ts";
 import { modelCard, type TextSource } from "./model_card.ts";
+import { parameterCount } from "./parameters.ts";
 import { batchAt, collectDialogues, packRows, writeTokenizer } from "./pretrain_data.ts";
 import { nextTokenLoss } from "./pretrain_loss.ts";
 import { loadTrainingState, saveTrainingState } from "./training_state.ts";
@@ -133,6 +135,7 @@ function startRun(flags: Flags): Run {
   };
   const vocabSize = Math.max(...vocabulary.added_tokens.map(({ id }) => id)) + 1;
   const config: GptConfig = {
+    ...FAMILIES.qwen3,
     vocabSize,
     hiddenSize: settings.hidden,
     layers: settings.layers,
@@ -141,7 +144,7 @@ function startRun(flags: Flags): Run {
     headSize: settings.headSize,
     mlpSize: settings.mlp,
     normEps: 1e-6,
-    ropeTheta: 10000,
+    rope: { theta: 10000 },
     maxPositions: MAX_POSITIONS,
     tiedEmbeddings: true,
   };

@@ -159,7 +159,10 @@ function decodeStep(
 ): Tensor {
   const rows = nextIds.shape[0]!;
   const ids = { tensor: reshape(nextIds, [rows, 1]), host: new Uint32Array(0) }; // drawn on the GPU: the host never sees them
-  const hidden = hiddenStates(policy, ids, { positions, cache: { kv: cache, starts: positions } });
+  const hidden = hiddenStates(policy, ids, {
+    positions: { tensor: reshape(positions, [rows, 1]), host: new Uint32Array(0) },
+    cache: { kv: cache, starts: positions },
+  });
   return logits(policy, hidden).value;
 }
 

@@ -7,7 +7,8 @@ import { join } from "node:path";
 import type { AdamW } from "../autograd/adamw.ts";
 import { openSafetensors, writeSafetensors } from "../data/safetensors.ts";
 import { read } from "../tensor/tensor.ts";
-import { CheckpointError, configToHub, loadGpt, replaceDirectory, TEXT_FILES } from "./checkpoint.ts";
+import { loadGpt, replaceDirectory, TEXT_FILES } from "./checkpoint.ts";
+import { CheckpointError, configToHub } from "./config.ts";
 import type { Gpt } from "./gpt.ts";
 import type { PretrainSettings } from "./pretrain.ts";
 

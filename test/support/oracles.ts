@@ -172,7 +172,7 @@ export function readSafetensors(path: string): Map<string, StoredTensor> {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// models/NAME: whole Qwen3 models
+// models/NAME: whole models of four families
 
 /** The fields of a Qwen3 config.json that the tests need; rope_theta may sit in rope_parameters. */
 export interface Qwen3Config {
@@ -227,7 +227,9 @@ export interface ModelOracle {
   weights: Map<string, StoredTensor>;
 }
 
-export const modelOracleNames = ["qwen3-a1", "qwen3-a2"] as const;
+export const modelOracleNames = [
+  "gpt2-a1", "gpt2-a2", "llama-a1", "llama-a2", "qwen2-a1", "qwen2-a2", "qwen3-a1", "qwen3-a2",
+] as const;
 
 /** Everything about one checkpoint of test/fixtures/models. */
 export function loadModelOracle(name: (typeof modelOracleNames)[number]): ModelOracle {

@@ -3,14 +3,15 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeSafetensors } from "../../src/data/safetensors.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
-import { configToHub } from "../../src/model/checkpoint.ts";
-import { parameterShapes, type GptConfig } from "../../src/model/gpt.ts";
+import { configToHub, FAMILIES, type GptConfig } from "../../src/model/config.ts";
+import { parameterShapes } from "../../src/model/parameters.ts";
 import { seededNormal } from "../../src/random.ts";
 import { makeTokenizerDirectory } from "../data/tokenizer_fixture.ts";
 
 /** Two layers, 16 channels, grouped heads, tied: the smallest model that has every part. */
 export function tinyConfig(change: Partial<GptConfig> = {}): GptConfig {
   return {
+    ...FAMILIES.qwen3,
     vocabSize: 40,
     hiddenSize: 16,
     layers: 2,
@@ -19,7 +20,7 @@ export function tinyConfig(change: Partial<GptConfig> = {}): GptConfig {
     headSize: 8,
     mlpSize: 24,
     normEps: 1e-6,
-    ropeTheta: 10000,
+    rope: { theta: 10000 },
     maxPositions: 64,
     tiedEmbeddings: true,
     ...change,

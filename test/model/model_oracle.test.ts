@@ -1,6 +1,6 @@
 /**
- * The whole model against transformers' Qwen3 (float64): logits, log-probabilities, padded batches, every parameter's
- * gradient, greedy decoding, and 20 AdamW steps.
+ * The whole model against transformers' GPT-2, Llama, Qwen2 and Qwen3 (float64): logits, log-probabilities, padded
+ * batches, every parameter's gradient, greedy decoding, and 20 AdamW steps.
  */
 import { describe, expect, it } from "vitest";
 import { adamw } from "../../src/autograd/adamw.ts";
@@ -27,7 +27,9 @@ function upload(ids: StoredTensor, mask?: StoredTensor, positions?: StoredTensor
   return {
     ids: tokenIds(Uint32Array.from(ids.data), ids.shape),
     options: {
-      positions: positions ? u32(positions) : arangePositions(batch, time),
+      positions: positions
+        ? tokenIds(Uint32Array.from(positions.data), positions.shape)
+        : arangePositions(batch, time),
       ...(mask ? { keyMask: u32(mask) } : {}),
     },
   };
@@ -167,7 +169,9 @@ describe.each(modelOracleNames)("%s", (name) => {
     for (const [parameter, l2] of Object.entries(want.final_param_l2)) {
       const values = await read(model.parameters.get(parameter)!.value);
       const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
-      expect(Math.abs(norm / l2 - 1), parameter).toBeLessThan(1e-4);
+      // GPT-2's key bias has a true gradient of 0 (softmax ignores it): AdamW amplifies the rounding noise of either side.
+      const tolerance = parameter.endsWith("attn.c_attn.bias") ? 1e-2 : 1e-4;
+      expect(Math.abs(norm / l2 - 1), parameter).toBeLessThan(tolerance);
     }
     optimizer.dispose();
     disposeGpt(model);
