@@ -18,6 +18,27 @@ import type { Variable } from "./variable.ts";
  * @throws Error when the graph was already walked.
  */
 export function backward(loss: Variable, cotangent?: Tensor): void {
+  scope(() => walk(loss, cotangent, accumulateLeaf));
+}
+
+/**
+ * dLoss/dLeaf for the given leaves (null where the loss does not depend on one), leaving every `grad` alone:
+ * `torch.autograd.grad`. Throws as `backward` does.
+ */
+export function gradientsOf(loss: Variable, leaves: readonly Variable[], cotangent?: Tensor): (Tensor | null)[] {
+  return scope(() => {
+    const found = new Map<Variable, Tensor>();
+    walk(loss, cotangent, (leaf, dy) => found.set(leaf, dy));
+    return leaves.map((leaf) => found.get(leaf) ?? null);
+  });
+}
+
+/** Differentiates every recorded operation once, outputs before inputs; a leaf's complete gradient goes to `onLeaf`. */
+function walk(
+  loss: Variable,
+  cotangent: Tensor | undefined,
+  onLeaf: (leaf: Variable, dy: Tensor, gradients: PendingGradients) => void,
+): void {
   const { shape } = loss.value;
   if (!cotangent && sizeOf(shape) !== 1) {
     throw new ShapeError(`backward: the loss has shape ${show(shape)}; reduce it to a scalar or pass a cotangent`);
@@ -35,32 +56,30 @@ export function backward(loss: Variable, cotangent?: Tensor): void {
       );
     }
   }
-  scope(() => {
-    const gradients = new PendingGradients();
-    gradients.add(loss, cotangent ?? fill(shape, 1));
-    for (const variable of order.reverse()) {
-      const dy = gradients.take(variable);
-      if (!dy) continue;
-      if (!variable.producer) {
-        accumulateLeaf(variable, dy, gradients);
-        continue;
-      }
-      const { inputs, rule } = variable.producer;
-      const results = scope(() => rule!(dy));
-      variable.producer.rule = null;
-      inputs.forEach((input, i) => {
-        const dx = results[i];
-        if (!dx || !input.tracked) return;
-        if (show(dx.shape) !== show(input.value.shape)) {
-          throw new ShapeError(
-            `${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`,
-          );
-        }
-        gradients.add(input, dx);
-      });
-      gradients.done(dy.storage);
+  const gradients = new PendingGradients();
+  gradients.add(loss, cotangent ?? fill(shape, 1));
+  for (const variable of order.reverse()) {
+    const dy = gradients.take(variable);
+    if (!dy) continue;
+    if (!variable.producer) {
+      onLeaf(variable, dy, gradients);
+      continue;
     }
-  });
+    const { inputs, rule } = variable.producer;
+    const results = scope(() => rule!(dy));
+    variable.producer.rule = null;
+    inputs.forEach((input, i) => {
+      const dx = results[i];
+      if (!dx || !input.tracked) return;
+      if (show(dx.shape) !== show(input.value.shape)) {
+        throw new ShapeError(
+          `${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`,
+        );
+      }
+      gradients.add(input, dx);
+    });
+    gradients.done(dy.storage);
+  }
 }
 
 /** Drops the gradients of parameters, so that the next `backward` starts from zero. */

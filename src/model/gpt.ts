@@ -8,6 +8,7 @@
  *
  * Shapes: B batch, T time, C hidden size, H query heads, K key/value heads, D head size, V vocabulary, F MLP size.
  */
+import { checkpoint } from "../autograd/checkpoint.ts";
 import * as ops from "../autograd/ops.ts";
 import { constant, detach, parameter, type Variable } from "../autograd/variable.ts";
 import { writeCache, type KvCache } from "../tensor/kv_cache.ts";
@@ -58,6 +59,8 @@ export interface ForwardOptions {
    * Reads and extends keys and values of earlier tokens; `starts` u32 [B] is the position of each row's first token.
    */
   readonly cache?: { readonly kv: KvCache; readonly starts: Tensor };
+  /** Gradient checkpointing: keep each layer's input only, and run its forward pass again in backward. */
+  readonly checkpointLayers?: boolean;
 }
 
 /** Token ids [B, T] -> hidden states after the final norm [B * T, C]. */
@@ -72,11 +75,29 @@ export function hiddenStates(model: Gpt, ids: TokenIds, options: ForwardOptions)
     x = ops.add(x, ops.reshape(positions, [-1, config.hiddenSize]));
   }
   for (let layer = 0; layer < config.layers; layer++) {
-    const prefix = `${names.layers}.${layer}`;
-    x = ops.add(x, attentionBlock(model, layer, norm(model, `${prefix}.${names.attentionNorm}`, x), ids, options));
-    x = ops.add(x, mlpBlock(model, layer, norm(model, `${prefix}.${names.mlpNorm}`, x)));
+    x = options.checkpointLayers
+      ? checkpointedLayer(model, layer, x, ids, options)
+      : transformerLayer(model, layer, x, ids, options);
   }
   return norm(model, names.finalNorm, x);
+}
+
+/** [B * T, C] -> [B * T, C] */
+function transformerLayer(model: Gpt, layer: number, x: Variable, ids: TokenIds, options: ForwardOptions): Variable {
+  const { layers, attentionNorm, mlpNorm } = partNames(model.config);
+  const normed = (name: string, input: Variable): Variable => norm(model, `${layers}.${layer}.${name}`, input);
+  const attended = ops.add(x, attentionBlock(model, layer, normed(attentionNorm, x), ids, options));
+  return ops.add(attended, mlpBlock(model, layer, normed(mlpNorm, attended)));
+}
+
+/** The same, forgetting what happens inside: its parameters become inputs, so that their gradients are not lost. */
+function checkpointedLayer(model: Gpt, layer: number, x: Variable, ids: TokenIds, options: ForwardOptions): Variable {
+  const prefix = `${partNames(model.config).layers}.${layer}.`;
+  const own = [...model.parameters].filter(([name]) => name.startsWith(prefix));
+  return checkpoint([x, ...own.map(([, weight]) => weight)], ([input, ...weights]) => {
+    const parameters = new Map(own.map(([name], i) => [name, weights[i]!]));
+    return transformerLayer({ ...model, parameters }, layer, input!, ids, options);
+  });
 }
 
 /** [B * T, C] -> [B * T, C] */
