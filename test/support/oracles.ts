@@ -174,17 +174,22 @@ export function readSafetensors(path: string): Map<string, StoredTensor> {
 // ---------------------------------------------------------------------------------------------------------------------
 // models/NAME: whole models of four families
 
-/** The fields of a Qwen3 config.json that the tests need; rope_theta may sit in rope_parameters. */
-export interface Qwen3Config {
+/** The fields of a config.json that the tests need: GPT-2's names, or Llama's and Qwen's. */
+export interface HubConfig {
+  model_type: "gpt2" | "llama" | "qwen2" | "qwen3";
   vocab_size: number;
-  hidden_size: number;
-  intermediate_size: number;
-  num_hidden_layers: number;
-  num_attention_heads: number;
-  num_key_value_heads: number;
-  head_dim: number;
-  rms_norm_eps: number;
-  tie_word_embeddings: boolean;
+  tie_word_embeddings?: boolean;
+  n_embd?: number;
+  n_layer?: number;
+  n_head?: number;
+  layer_norm_epsilon?: number;
+  activation_function?: string;
+  hidden_size?: number;
+  num_hidden_layers?: number;
+  num_attention_heads?: number;
+  num_key_value_heads?: number;
+  head_dim?: number;
+  rms_norm_eps?: number;
   rope_theta?: number;
   rope_parameters?: { rope_theta: number };
 }
@@ -219,11 +224,11 @@ export interface ModelExpectations {
 export interface ModelOracle {
   /** The checkpoint's directory, for the library's own loader. */
   directory: string;
-  config: Qwen3Config;
+  config: HubConfig;
   expected: ModelExpectations;
   /** expected.safetensors: ids, logits, hidden states, gradients. */
   tensors: Map<string, StoredTensor>;
-  /** The checkpoint's weights, all shards together. */
+  /** The checkpoint's weights, all shards together, under the names that transformers gives its parameters. */
   weights: Map<string, StoredTensor>;
 }
 
@@ -239,12 +244,15 @@ export function loadModelOracle(name: (typeof modelOracleNames)[number]): ModelO
     ? (readJson(`models/${name}/model.safetensors.index.json`) as { weight_map: Record<string, string> }).weight_map
     : { all: "model.safetensors" };
   const shards = [...new Set(Object.values(index))].map((file) => readSafetensors(`${directory}/${file}`));
+  const config = readJson(`models/${name}/config.json`) as HubConfig;
+  const prefix = config.model_type === "gpt2" ? "transformer." : "";
+  const named = (key: string): string => (key.startsWith(prefix) ? key : prefix + key);
   return {
     directory,
-    config: readJson(`models/${name}/config.json`) as Qwen3Config,
+    config,
     expected: readJson(`models/${name}/expected.json`) as ModelExpectations,
     tensors: readSafetensors(`${directory}/expected.safetensors`),
-    weights: new Map(shards.flatMap((shard) => [...shard])),
+    weights: new Map(shards.flatMap((shard) => [...shard]).map(([key, value]) => [named(key), value])),
   };
 }
 

@@ -12,7 +12,7 @@ import { reshape, slice } from "./reference_shape.ts";
 import type { AdamWState } from "./reference_nn.ts";
 import { adamwStep, clipFactor, crossEntropy, linearSchedule } from "./reference_nn.ts";
 import { logSoftmax, tokenLogProbability } from "./reference_nn.ts";
-import { qwen3Forward } from "./reference_model.ts";
+import { referenceForward } from "./reference_model.ts";
 
 /** Inputs with more elements than this are checked along random directions instead of one by one. */
 const elementwiseLimit = 200;
@@ -78,6 +78,7 @@ describe("float64 reference against transformers", () => {
     const { config, expected, tensors, weights } = loadModelOracle(name);
     const tensor = (key: string): Array64 => tensors.get(key)!;
     const ids = tensor("input_ids").data;
+    const byName = (key: string): Array64 | undefined => weights.get(key);
     const [batch, time] = tensor("input_ids").shape as [number, number];
     const float32Storage = { rtol: 2e-7, atol: 2e-7 }; // expected.safetensors holds rounded float64 results
 
@@ -89,15 +90,16 @@ describe("float64 reference against transformers", () => {
     };
 
     it(`${name}: hidden states, logits, log-probabilities and loss`, () => {
-      const { logits, hidden } = qwen3Forward(config, weights, ids, batch);
+      const { logits, hidden } = referenceForward(config, byName, { ids, batch });
       hidden.forEach(({ data }, layer) => {
         expectClose(`hidden.${layer}`, data, tensor(`hidden.${layer}`).data, float32Storage);
       });
       expectClose("logits", logits.data, tensor("logits").data, float32Storage);
       expectClose("loss", [nextTokenLoss(logits)], [expected.main.loss], { rtol: 1e-12, atol: 0 });
 
-      const head = weights.get(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight")!;
-      const last = reshape(slice(hidden.at(-1)!, 1, 0, time - 1), [-1, config.hidden_size]);
+      const table = config.model_type === "gpt2" ? "transformer.wte.weight" : "model.embed_tokens.weight";
+      const head = weights.get(expected.tied_embeddings ? table : "lm_head.weight")!;
+      const last = reshape(slice(hidden.at(-1)!, 1, 0, time - 1), [-1, head.shape[1]!]);
       const { logProbability } = tokenLogProbability(last, head, slice(tensor("input_ids"), 1, 1, time).data);
       expectClose("logps", logProbability.data, tensor("logps").data, float32Storage);
     });
@@ -108,11 +110,11 @@ describe("float64 reference against transformers", () => {
         const padded = tensor(`${side}.input_ids`).data;
         const real = (logits: Array64): Float64Array =>
           logits.data.filter((_, i) => attentionMask[Math.floor(i / config.vocab_size)] === 1);
-        const { logits } = qwen3Forward(config, weights, padded, batch, { attentionMask });
+        const { logits } = referenceForward(config, byName, { ids: padded, batch, attentionMask });
         expectClose(`${side}.logits`, real(logits), real(tensor(`${side}.logits`)), float32Storage);
         if (side === "right") continue;
         const positions = tensor(`${side}.position_ids`).data;
-        const shifted = qwen3Forward(config, weights, padded, batch, { attentionMask, positions }).logits;
+        const shifted = referenceForward(config, byName, { ids: padded, batch, attentionMask, positions }).logits;
         const key = `${side}.logits_with_position_ids`;
         expectClose(key, real(shifted), real(tensor(key)), float32Storage);
       }
@@ -142,7 +144,7 @@ describe("float64 reference against transformers", () => {
         }
         updated.set(parameter, state.parameter);
       });
-      const loss = nextTokenLoss(qwen3Forward(config, updated, ids, batch).logits);
+      const loss = nextTokenLoss(referenceForward(config, (key) => updated.get(key), { ids, batch }).logits);
       expectClose("loss at step 2", [loss], [adamw.loss[2]!], { rtol: 1e-7, atol: 0 });
     });
   }

@@ -101,6 +101,7 @@ export function broadcastTo(x: Array64, shape: readonly number[]): Array64 {
   if (String(broadcastShapes(x.shape, shape)) !== String(shape)) {
     throw new Error(`broadcastTo: shape [${x.shape}] does not broadcast to [${shape}]`);
   }
+  if (x.shape.length === shape.length && x.data.length === sizeOf(shape)) return x;
   const missing = shape.length - x.shape.length;
   const source = (index: readonly number[]): number[] =>
     x.shape.map((extent, axis) => (extent === 1 ? 0 : index[axis + missing]!));

@@ -38,7 +38,14 @@ export function matmul(a: Array64, b: Array64, { transposeA = false, transposeB 
 
 /** x [..., in] times weight [out, in] transposed, plus bias [out] (torch.nn.functional.linear). */
 export function linear(x: Array64, weight: Array64, bias?: Array64): Array64 {
-  const product = matmul(x, weight, { transposeB: true });
+  const [outputs, inputs] = weight.shape as [number, number];
+  if (x.shape.at(-1) !== inputs) throw new Error(`linear: inner sizes differ in [${x.shape}] x [${weight.shape}]`);
+  const data = new Float64Array((x.data.length / inputs) * outputs);
+  for (let i = 0; i < data.length; i++) {
+    const [row, output] = [Math.floor(i / outputs), i % outputs];
+    for (let c = 0; c < inputs; c++) data[i]! += x.data[row * inputs + c]! * weight.data[output * inputs + c]!;
+  }
+  const product = { shape: [...x.shape.slice(0, -1), outputs], data };
   return bias === undefined ? product : add(product, bias);
 }
 
