@@ -13,6 +13,7 @@ import * as ops from "../autograd/ops.ts";
 import { constant, detach, parameter, type Variable } from "../autograd/variable.ts";
 import { writeCache, type KvCache } from "../tensor/kv_cache.ts";
 import { tokenIds, type TokenIds } from "../tensor/embedding.ts";
+import { scope } from "../tensor/memory.ts";
 import { rotaryTables, type RotaryTables } from "../tensor/rotary.ts";
 import { dispose, keep, tensor, type Tensor } from "../tensor/tensor.ts";
 import type { GptConfig } from "./config.ts";
@@ -74,10 +75,13 @@ export function hiddenStates(model: Gpt, ids: TokenIds, options: ForwardOptions)
     const positions = ops.embedding(table(names.positionEmbedding), options.positions);
     x = ops.add(x, ops.reshape(positions, [-1, config.hiddenSize]));
   }
+  const isTrained = [...parameters.values()].some(({ tracked }) => tracked);
   for (let layer = 0; layer < config.layers; layer++) {
-    x = options.checkpointLayers
-      ? checkpointedLayer(model, layer, x, ids, options)
-      : transformerLayer(model, layer, x, ids, options);
+    const input = x;
+    // Without gradients nobody will ask for what a layer computed inside: it is freed at once.
+    if (!isTrained) x = scope(() => transformerLayer(model, layer, input, ids, options));
+    else if (options.checkpointLayers) x = checkpointedLayer(model, layer, x, ids, options);
+    else x = transformerLayer(model, layer, x, ids, options);
   }
   return norm(model, names.finalNorm, x);
 }

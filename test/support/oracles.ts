@@ -289,3 +289,97 @@ export type NanoRlCase = NanoRlCommon &
 export function loadNanoRl(): NanoRlCase[] {
   return (readJson("grpo/nano_rl.json.gz") as { cases: NanoRlCase[] }).cases;
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// grpo/trl_*.json.gz: TRL's losses and advantages
+
+/** TRL's options, under its names. Its `grpo` at sequence level is GSPO. */
+export interface TrlConfig {
+  loss_type: "grpo" | "bnpo" | "dr_grpo" | "dapo" | "cispo" | "sapo" | "luspo" | "vespo";
+  importance_sampling_level: "token" | "sequence";
+  epsilon_low: number;
+  epsilon_high: number;
+  delta: number | null;
+  beta: number;
+  use_bias_correction_kl: boolean;
+  top_entropy_quantile: number;
+  off_policy_mask_threshold: number | null;
+  entropy_coef: number;
+  use_old_logps: boolean;
+  use_tool_mask: boolean;
+  use_importance_sampling_ratio: boolean;
+  gradient_accumulation_steps: number;
+  max_completion_length: number;
+  num_items_in_batch: number;
+}
+
+/** Two groups of completions; every array of arrays is [completion][token]. */
+export interface TrlInput {
+  rewards: number[];
+  advantages: number[];
+  completion_mask: number[][];
+  tool_mask: number[][];
+  per_token_logps: number[][];
+  old_per_token_logps: number[][];
+  ref_per_token_logps: number[][];
+  entropies: number[][];
+  sampling_per_token_logps: number[][];
+  importance_sampling_ratio: number[][];
+}
+
+/** A loss is to be minimised: minus our objectives. */
+export interface TrlResult {
+  loss: number;
+  grad_per_token_logps: number[][];
+  /** Only with an entropy bonus. */
+  grad_entropies?: number[][];
+  metrics: Record<string, number>;
+}
+
+export interface TrlLossCase extends TrlResult {
+  name: string;
+  config: TrlConfig;
+  input: TrlInput;
+  /** Where the release differs from the commit that all other figures are from. */
+  "in_trl_1.13.0"?: TrlResult;
+}
+
+/** The 83 losses of TRL's GRPOTrainer._compute_loss. */
+export function loadTrlLosses(): TrlLossCase[] {
+  const { inputs, cases } = readJson("grpo/trl_loss.json.gz") as {
+    inputs: Record<string, TrlInput>;
+    cases: (TrlResult & { name: string; config: TrlConfig; input: string })[];
+  };
+  return cases.map((raw) => ({ ...raw, input: inputs[raw.input]! }));
+}
+
+export interface TrlAdvantageCase {
+  name: string;
+  group_size: number;
+  aggregation: "sum_then_normalize" | "normalize_then_sum";
+  scale_rewards: "group" | "batch" | "none";
+  reward_weights: number[];
+  /** [completion][reward function]; null where the function gave none. */
+  rewards_per_func: (number | null)[][];
+  advantages: number[];
+}
+
+/** The 16 results of TRL's advantage lines. */
+export function loadTrlAdvantages(): TrlAdvantageCase[] {
+  return (readJson("grpo/trl_advantages.json.gz") as { cases: TrlAdvantageCase[] }).cases;
+}
+
+export interface EndToEnd {
+  temperature: number;
+  /** `grad_l2`: L2 norm of each parameter's gradient of the loss. */
+  cases: { name: string; config: TrlConfig; loss: number; metrics: Record<string, number>;
+    grad_l2: Record<string, number>; gradients_stored: boolean }[];
+  /** Prompts, completions, log-probabilities, entropies, and `CASE.grad.<parameter>`. */
+  tensors: Map<string, StoredTensor>;
+}
+
+/** The chain from a checkpoint of test/fixtures/models to the gradient of a TRL loss. */
+export function loadEndToEnd(name: "gpt2-a1" | "qwen3-a1"): EndToEnd {
+  const { temperature, cases } = readJson(`grpo/e2e-${name}.json`) as Omit<EndToEnd, "tensors">;
+  return { temperature, cases, tensors: readSafetensors(fixturePath(`grpo/e2e-${name}.safetensors`)) };
+}

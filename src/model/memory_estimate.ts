@@ -1,0 +1,145 @@
+/**
+ * How much GPU memory a model and its work need, before anything is loaded: the sizes of the tensors that gpt.ts makes,
+ * counted as the pool counts them. What does not fit is refused with the numbers and what can be done about it.
+ *
+ * The estimate is checked against the pool's own count in test/model/memory_estimate.test.ts.
+ */
+import { gpu } from "../tensor/device.ts";
+import { sizeClass } from "../tensor/memory.ts";
+import { CheckpointError, type GptConfig } from "./config.ts";
+import { parameterShapes } from "./parameters.ts";
+
+/** Decoding `rows` completions of `prompts` prompts. */
+export interface GenerationWork {
+  readonly prompts: number;
+  readonly rows: number;
+  /** Tokens of the longest prompt, and of the longest completion. */
+  readonly promptLength: number;
+  readonly newTokens: number;
+}
+
+/** Gradient steps on `rows` sequences of `length` tokens. */
+export interface TrainingWork {
+  readonly rows: number;
+  readonly length: number;
+  readonly checkpointLayers?: boolean;
+}
+
+export interface MemoryEstimate {
+  readonly weights: number;
+  /** Gradients and AdamW's two moments. */
+  readonly optimizer: number;
+  /** Values of the forward pass that backward needs, and the gradients on their way. */
+  readonly activations: number;
+  /** Keys and values of the tokens so far, and one decoding step. */
+  readonly generation: number;
+  /** Bytes at the worst moment: generation and training take turns. */
+  readonly total: number;
+}
+
+/** Bytes that a float32 tensor of so many values takes in the pool. */
+const bytes = (values: number): number => Math.max(256, sizeClass(4 * values));
+const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+
+/** Bytes of GPU memory at the worst moment, within about a tenth for models that are not tiny. */
+export function estimateMemory(
+  config: GptConfig,
+  { generation, training }: { generation?: GenerationWork; training?: TrainingWork },
+): MemoryEstimate {
+  const { hiddenSize, layers, vocabSize, headSize, maxPositions } = config;
+  const parameters = [...parameterShapes(config).values()].map((shape) => bytes(shape.reduce((n, m) => n * m, 1)));
+  const rotary = config.rope ? 2 * bytes((maxPositions * headSize) / 2) : 0;
+  const weights = sum(parameters) + rotary;
+
+  let optimizer = 0;
+  let activations = 0;
+  if (training) {
+    const tokens = training.rows * training.length;
+    const layer = sum(layerValues(config, tokens).map(bytes));
+    const stream = bytes(tokens * hiddenSize);
+    const table = bytes(vocabSize * hiddenSize);
+    const gradients = sum(parameters);
+    optimizer = 3 * gradients;
+    // The embedding, a learned position and their sum, and the final norm, are outside the layers.
+    const outside = (config.rope ? 2 : 4) * stream;
+    const saved = outside + layers * (training.checkpointLayers ? stream : layer);
+    // The head comes first in backward, when only its own gradient exists: with one chunk of logits (token_log_prob.ts).
+    const logits = bytes(Math.min(tokens * vocabSize, Math.max(2 ** 22, 32 * vocabSize)));
+    const atTheHead = 2 * stream + logits + table;
+    // Later all gradients exist; those of a tied embedding's two uses meet in a sum.
+    const inTheLayers =
+      (training.checkpointLayers ? layer : 0) + 4 * stream + largestGradients(config, tokens) + gradients +
+      (config.tiedEmbeddings ? table : 0);
+    activations = saved + Math.max(atTheHead, inTheLayers) - gradients;
+  }
+  let decoding = 0;
+  if (generation) {
+    const { prompts, rows, promptLength, newTokens } = generation;
+    const cache = (batch: number, length: number): number => 2 * layers * bytes(batch * length * config.kvHeads * headSize);
+    const layer = sum(layerValues(config, Math.max(prompts * promptLength, rows)).map(bytes));
+    decoding = cache(rows, promptLength + newTokens) + cache(prompts, promptLength) + layer + bytes(rows * vocabSize);
+  }
+  const total = weights + Math.max(optimizer + activations, optimizer + decoding);
+  return { weights, optimizer, activations, generation: decoding, total };
+}
+
+/**
+ * Refuses work that does not fit. `knobs` says what the user can change, most effective first.
+ * @throws CheckpointError with the numbers.
+ */
+export function requireMemory(
+  config: GptConfig,
+  work: { generation?: GenerationWork; training?: TrainingWork },
+  knobs: string,
+): void {
+  const estimate = estimateMemory(config, work);
+  const { byteBudget } = gpu();
+  if (estimate.total <= byteBudget) return;
+  const parts = [
+    `weights ${gib(estimate.weights)}`,
+    ...(work.training ? [`gradients and optimiser ${gib(estimate.optimizer)}`] : []),
+    ...(work.training ? [`activations ${gib(estimate.activations)}`] : []),
+    ...(work.generation ? [`generation ${gib(estimate.generation)}`] : []),
+  ];
+  throw new CheckpointError(
+    `this needs about ${gib(estimate.total)} of GPU memory (${parts.join(", ")}), but ${gib(byteBudget)} may be used. ` +
+      `Fix: ${knobs}`,
+  );
+}
+
+/** 1.23 GiB */
+export function gib(byteCount: number): string {
+  return `${(byteCount / 2 ** 30).toFixed(2)} GiB`;
+}
+
+/** Number of values of every tensor that the forward pass of one layer makes, in its order. */
+function layerValues(config: GptConfig, tokens: number): number[] {
+  const { hiddenSize, heads, kvHeads, headSize, mlpSize } = config;
+  const [channels, q, kv] = [tokens * hiddenSize, tokens * heads * headSize, tokens * kvHeads * headSize];
+  const inner = tokens * mlpSize;
+  const isFused = config.family === "gpt2";
+  const biased = (value: number, bias: boolean): number[] => (bias ? [value, value] : [value]);
+  const norm = [channels, tokens, ...(config.norm === "layer" ? [tokens] : [])];
+  return [
+    ...norm,
+    ...(isFused
+      ? [...biased(q + 2 * kv, config.qkvBias), q, kv, kv]
+      : [...biased(q, config.qkvBias), ...biased(kv, config.qkvBias), ...biased(kv, config.qkvBias)]),
+    ...(config.qkNorm ? [q, tokens * heads, kv, tokens * kvHeads] : []),
+    ...(config.rope ? [q, kv] : []),
+    q, tokens * heads, // attention, and its log-sum-exp
+    ...biased(channels, config.outBias),
+    channels,
+    ...norm,
+    ...biased(inner, config.mlpBias),
+    ...(config.mlp === "swiglu" ? biased(inner, config.mlpBias) : []),
+    inner,
+    ...biased(channels, config.mlpBias),
+    channels,
+  ];
+}
+
+/** Bytes of the gradients that are alive together inside one layer: its MLP's, or its attention's. */
+function largestGradients({ heads, kvHeads, headSize, mlpSize }: GptConfig, tokens: number): number {
+  return Math.max(3 * bytes(tokens * mlpSize), 3 * (bytes(tokens * heads * headSize) + 2 * bytes(tokens * kvHeads * headSize)));
+}
