@@ -14,7 +14,9 @@ export class NumericsError extends Error {
 }
 
 /** Raised where a model or data is read; matched by name, so that this file need not import those that raise them. */
-const DATA_ERRORS = ["CheckpointError", "SafetensorsError", "TokenizerError", "TemplateError", "CorpusError"];
+const DATA_ERRORS = [
+  "CheckpointError", "SafetensorsError", "TokenizerError", "TemplateError", "CorpusError", "HubError",
+];
 
 /** Exit codes: 0 ok, 1 bug, 2 usage, 3 model or data refused, 4 GPU, 5 numerics. */
 function exitCode(error: unknown): number {

@@ -52,6 +52,7 @@ function damaged(change: (directory: string) => void): string {
 describe.each([
   ["grpo/train", ["--learnin-rate", "1"], "--learning-rate"],
   ["model/generate", ["--prompt", "Hi", "--tempreature", "1"], "--temperature"],
+  ["model/chat", ["--sistem", "x"], "--system"],
   ["model/pretrain", ["--step", "5"], "--steps"],
 ] as const)("%s", (entry, misspelt, meant) => {
   test("an unknown flag: its nearest name", async () => {
@@ -104,7 +105,10 @@ describe("usage, exit 2", () => {
   });
 
   test.each<[string, string, string[], RegExp]>([
-    ["no prompt", "model/generate", [], /required option '--prompt <text>' not specified/],
+    ["no prompt", "model/generate", [], /give either --prompt TEXT or --score FILE/],
+    ["prompt and score", "model/generate", ["--prompt", "Hi", "--score", "x"], /give either --prompt TEXT or --score/],
+    ["a share above 1", "model/generate", ["--prompt", "Hi", "--top-p", "1.5"], /must be a number from 0 to 1/],
+    ["a negative count", "model/chat", ["--top-k", "-1"], /must be an integer from 0 to/],
     ["no tokens", "model/generate", ["--prompt", "Hi", "--max-tokens", "0"], /must be an integer from 1 up/],
     ["neither --out nor --resume", "model/pretrain", [], /either --out DIR for a new run or --resume DIR/],
     ["heads that do not divide", "model/pretrain", ["--out", "x", "--heads", "3"],
@@ -151,7 +155,6 @@ describe("a model or data that cannot be used, exit 3", () => {
     ["no tokenizer", (path) => rmSync(join(path, "tokenizer.json")), /tokenizer\.json does not exist/],
     ["a broken tokenizer", (path) => writeFileSync(join(path, "tokenizer.json"), '{\n  "model": {\n x'),
       /tokenizer\.json is not valid JSON/],
-    ["no chat template", (path) => writeFileSync(join(path, "tokenizer_config.json"), "{}"), /no chat template/],
     ["a broken template", (path) => writeFileSync(join(path, "chat_template.jinja"), "{% for %}"), /chat template: /],
     ["wrong shapes", (path) => cpSync(join(narrow, "config.json"), join(path, "config.json")),
       /do not fit config\.json/],
@@ -161,6 +164,10 @@ describe("a model or data that cannot be used, exit 3", () => {
     if (!alsoTrain) return;
     await refuses("grpo/train", ["--model", directory, "--out", out], 3, message);
     expect(existsSync(out)).toBe(false);
+  });
+
+  test("a file to score that does not exist", async () => {
+    await refuses("model/generate", ["--score", fresh(), "--model", model], 3, /ENOENT/);
   });
 
   test("no corpora, damaged corpora, no checkpoint to resume", async () => {

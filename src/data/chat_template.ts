@@ -4,7 +4,8 @@
 // without eval and shows it plain data only, but knows no limits: `{% for i in range(1000000000) %}` would hang us. So
 // it runs under the watchdog of node:vm, the one tool in Node that interrupts running code without a second thread or
 // process: a timeout ends whatever JavaScript the script called, the interpreter included. Memory
-// is bounded by what a second can allocate. (The vm context is not there to contain anything.)
+// is bounded by what a second can allocate, about 1 GB. (A worker with a memory limit is no better: reaching that limit
+// in one large step ends the whole process. And the vm context is not there to contain anything.)
 
 import { Template } from "@huggingface/jinja";
 import vm from "node:vm";

@@ -40,6 +40,9 @@ export type SafetensorsErrorCode =
   | "UnsupportedDtype" //               a valid dtype that the called reader does not decode
   | "ValueOutOfRange" //                an integer that does not fit u32
   | "InvalidTensorView" //              the writer was given bad names, shapes or data
+  | "WeightsNotFound" //                a directory without weights, or with missing shards
+  | "InvalidIndex" //                   an index of shards that is not the JSON that is prescribed
+  | "IndexMismatch" //                  index and shards disagree about what is where
   | "IoError";
 
 export class SafetensorsError extends Error {

@@ -1,4 +1,4 @@
-// A strict scanner for the JSON subset that a safetensors header may use: objects, arrays, strings, unsigned integers.
+// A strict scanner for the JSON subset of safetensors headers and indices: objects, arrays, strings, unsigned integers.
 //
 // Departure from JSON.parse, which is too forgiving for a file format: it keeps the last of two duplicate keys (two
 // readers then see two different files), rounds integers above 2^53, accepts `1e2` and `-0` where a size belongs,

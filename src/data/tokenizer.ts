@@ -11,7 +11,7 @@
 
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { CHAR_TO_BYTE } from "./byte_level.ts";
+import { BYTE_TO_CHAR, CHAR_TO_BYTE } from "./byte_level.ts";
 import { LibraryTokenizer } from "./hf_tokenizers.ts";
 
 const MAX_FILE_BYTES = 100 * 2 ** 20;
@@ -19,6 +19,10 @@ const MAX_FILE_BYTES = 100 * 2 ** 20;
 const MAX_TEXT_LENGTH = 2 ** 26;
 const MAX_REMEMBERED_PIECES = 200_000;
 const MAX_REMEMBERED_LENGTH = 32;
+
+const SUPPORTED = "only byte-level BPE tokenizers are supported (GPT-2, Llama 3, Qwen)";
+/** Contractions | word | number | punctuation run, each with a leading space | space that leaves one to the next. */
+const GPT2_SPLIT = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /** Tokenizer files that cannot be used; the message names the file. */
 export class TokenizerError extends Error {
@@ -82,17 +86,15 @@ export function loadTokenizer(dir: string): Tokenizer {
   const path = join(dir, "tokenizer.json");
   const json = readJson(path);
   if (json === undefined) {
-    throw new TokenizerError(`tokenizer: ${path} does not exist; name a directory that holds a model`);
+    const absent = existsSync(join(dir, "tokenizer.model"))
+      ? `${dir} has only tokenizer.model, a SentencePiece tokenizer; ${SUPPORTED}`
+      : `${path} does not exist; name a directory that holds a model`;
+    throw new TokenizerError(`tokenizer: ${absent}`);
   }
   const tokenizerConfig = readJson(join(dir, "tokenizer_config.json")) ?? {};
   const configs = [readJson(join(dir, "generation_config.json")), readJson(join(dir, "config.json"))];
 
-  const model = asObject(json["model"]);
-  const vocab = asObject(model?.["vocab"]);
-  const isByteLevel = JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"');
-  if (model === undefined || vocab === undefined || !Array.isArray(model["merges"]) || !isByteLevel) {
-    throw new TokenizerError(`tokenizer: ${path} is no byte-level BPE tokenizer (as GPT-2, Llama 3 and Qwen have)`);
-  }
+  const { model, vocab } = byteLevelModel(path, json);
   const added = readAddedTokens(path, json["added_tokens"]);
   const specials = added.filter((token) => token.special);
   const ordinary = added.filter((token) => !token.special);
@@ -101,7 +103,12 @@ export function loadTokenizer(dir: string): Tokenizer {
   // ignore_merges looks a whole piece up in the vocabulary, where some models list their special tokens as well.
   const specialTexts = new Set(specials.map((token) => token.content));
   const plainVocab = Object.fromEntries(Object.entries(vocab).filter(([token]) => !specialTexts.has(token)));
-  const plain = { ...json, added_tokens: [], model: { ...model, type: "BPE", vocab: plainVocab } };
+  const plain = {
+    ...json,
+    added_tokens: [],
+    pre_tokenizer: withUnicodeWhitespace(json["pre_tokenizer"]),
+    model: { ...model, type: "BPE", vocab: plainVocab },
+  };
   const encodePlain = pieceEncoder(buildLibraryTokenizer(path, plain));
 
   function encode(text: string): number[] {
@@ -147,7 +154,7 @@ export function loadTokenizer(dir: string): Tokenizer {
   const idOfAdded = new Map(added.map((token) => [token.content, token.id]));
 
   function idOf(token: string): number {
-    const id = idOfAdded.get(token) ?? (Object.hasOwn(vocab!, token) ? (vocab![token] as number) : undefined);
+    const id = idOfAdded.get(token) ?? (Object.hasOwn(vocab, token) ? (vocab[token] as number) : undefined);
     if (id === undefined) throw new TokenizerError(`tokenizer: no token ${JSON.stringify(token)} in ${path}`);
     return id;
   }
@@ -175,6 +182,47 @@ export function loadTokenizer(dir: string): Tokenizer {
     streamDecoder,
     idOf,
   };
+}
+
+/** The model part of tokenizer.json, found to be a byte-level BPE that can encode any text. */
+function byteLevelModel(path: string, json: JsonObject): { model: JsonObject; vocab: JsonObject } {
+  const refuse = (what: string): never => {
+    throw new TokenizerError(`tokenizer: ${path} ${what}`);
+  };
+  const model = asObject(json["model"]) ?? refuse(`has no model; ${SUPPORTED}`);
+  const type = model["type"] ?? "BPE"; // the oldest files do not name it
+  if (type !== "BPE") refuse(`is a ${JSON.stringify(type)} tokenizer; ${SUPPORTED}`);
+  // SentencePiece writes a space as U+2581, and bytes as "<0x0A>".
+  const isSentencePiece = model["byte_fallback"] === true || JSON.stringify(
+    [json["normalizer"], json["pre_tokenizer"], json["decoder"]]).includes("\u2581");
+  if (isSentencePiece) refuse(`is a SentencePiece tokenizer, as Llama 1 and 2 have; ${SUPPORTED}`);
+  const [vocab, merges] = [asObject(model["vocab"]), model["merges"]];
+  const isByteLevel = JSON.stringify(json["decoder"] ?? null).includes('"ByteLevel"');
+  if (vocab === undefined || !Array.isArray(merges) || !isByteLevel) return refuse(`is another kind; ${SUPPORTED}`);
+
+  // The library drops what it finds no token for, without a word.
+  const absent = BYTE_TO_CHAR.findIndex((character) => !Object.hasOwn(vocab, character));
+  if (absent >= 0) refuse(`has no token for the byte ${absent}, so it cannot encode every text`);
+  for (const merge of merges as unknown[]) {
+    const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
+    if (!Array.isArray(pair) || pair.length !== 2 || ![...pair, pair.join("")].every((t) => Object.hasOwn(vocab, t))) {
+      refuse(`has the merge ${JSON.stringify(merge)?.slice(0, 80)}, which does not join two tokens to a third`);
+    }
+  }
+  return { model, vocab };
+}
+
+/**
+ * GPT-2's files name no splitting expression: it is built into the ByteLevel stage. The library's copy of it has
+ * JavaScript's \s, which differs from the original's in U+FEFF and U+0085, so the expression is given as a Split stage,
+ * where the library takes care of that.
+ */
+function withUnicodeWhitespace(preTokenizer: unknown): unknown {
+  const stage = asObject(preTokenizer);
+  const hasBuiltInSplit = stage?.["type"] === "ByteLevel" && stage["use_regex"] !== false;
+  if (!hasBuiltInSplit || stage["add_prefix_space"] === true) return preTokenizer;
+  const split = { type: "Split", pattern: { Regex: GPT2_SPLIT }, behavior: "Isolated", invert: false };
+  return { type: "Sequence", pretokenizers: [split, { ...stage, use_regex: false }] };
 }
 
 /**
@@ -269,7 +317,7 @@ function buildLibraryTokenizer(path: string, json: object): LibraryTokenizer {
 /** Templates come in a file of their own, as a string, or as a list of named ones. */
 function readChatTemplate(dir: string, tokenizerConfig: JsonObject): string | undefined {
   const file = join(dir, "chat_template.jinja");
-  if (existsSync(file)) return readFileSync(file, "utf8");
+  if (existsSync(file)) return readText(file);
   const value = tokenizerConfig["chat_template"];
   const named = Array.isArray(value) ? value.map(asObject).find((item) => item?.["name"] === "default") : undefined;
   const template = named?.["template"] ?? value;
@@ -289,16 +337,21 @@ function asObject(value: unknown): JsonObject | undefined {
 /** Undefined when the file does not exist. */
 function readJson(path: string): JsonObject | undefined {
   if (!existsSync(path)) return undefined;
-  if (statSync(path).size > MAX_FILE_BYTES) {
-    throw new TokenizerError(`tokenizer: ${path} is above ${MAX_FILE_BYTES} bytes`);
-  }
+  const text = readText(path);
   let value: unknown;
   try {
-    value = JSON.parse(readFileSync(path, "utf8"));
+    value = JSON.parse(text);
   } catch (cause) {
     throw new TokenizerError(`tokenizer: ${path} is not valid JSON (${(cause as Error).message})`, { cause });
   }
   const object = asObject(value);
   if (object === undefined) throw new TokenizerError(`tokenizer: ${path} does not hold a JSON object`);
   return object;
+}
+
+function readText(path: string): string {
+  if (statSync(path).size > MAX_FILE_BYTES) {
+    throw new TokenizerError(`tokenizer: ${path} is above ${MAX_FILE_BYTES} bytes`);
+  }
+  return readFileSync(path, "utf8");
 }

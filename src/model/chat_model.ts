@@ -67,18 +67,19 @@ function beginIds(directory: string, tokenizer: Tokenizer): number[] {
     : {};
   if (config.add_bos_token === true && tokenizer.bosToken !== undefined) return [tokenizer.idOf(tokenizer.bosToken)];
   const root = read<{ post_processor?: PostProcessor | null }>("tokenizer.json").post_processor;
-  const template = [root, ...(root?.processors ?? [])].find((stage) => stage?.type === "TemplateProcessing");
-  const tokens: string[] = [];
-  for (const part of template?.single ?? []) {
-    if (part.SpecialToken === undefined) break;
-    tokens.push(part.SpecialToken.id);
-  }
-  return tokens.map((token) => tokenizer.idOf(token));
+  const template = [root, ...list(root?.processors)].find((stage) => stage?.type === "TemplateProcessing");
+  const parts = list(template?.single);
+  const textAt = parts.findIndex((part) => part?.SpecialToken === undefined);
+  return parts.slice(0, Math.max(textAt, 0)).map((part) => tokenizer.idOf(part!.SpecialToken!.id));
 }
 
-/** The part of tokenizer.json's post-processor that is read here. */
+/** The part of tokenizer.json's post-processor that is read here; nobody has checked it before. */
 interface PostProcessor {
   readonly type?: string;
-  readonly processors?: readonly PostProcessor[];
-  readonly single?: readonly { readonly SpecialToken?: { readonly id: string } }[];
+  readonly processors?: readonly (PostProcessor | null)[];
+  readonly single?: readonly ({ readonly SpecialToken?: { readonly id: string } } | null)[];
+}
+
+function list<T>(value: readonly T[] | undefined): readonly T[] {
+  return Array.isArray(value) ? (value as readonly T[]) : [];
 }

@@ -17,7 +17,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { openSafetensors, writeSafetensors, type SafetensorsFile } from "../data/safetensors.ts";
+import { writeSafetensors } from "../data/safetensors.ts";
+import { openWeights, type WeightFiles } from "../data/safetensors_index.ts";
 import { read } from "../tensor/tensor.ts";
 import { CheckpointError, configToHub, readConfig, readJsonObject, type GptConfig } from "./config.ts";
 import { createGpt, type Gpt } from "./gpt.ts";
@@ -29,21 +30,17 @@ export const TEXT_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_temp
 /**
  * Loads a model onto the GPU.
  * @throws CheckpointError for a missing or unsupported config, and for weights that do not fit it: the first ten
- * missing, mis-shaped and unexpected tensors are listed, the others counted. @throws SafetensorsError for a corrupt
- * weight file.
+ * missing, mis-shaped and unexpected tensors are listed, the others counted. @throws SafetensorsError for missing or
+ * corrupt weight files.
  */
 export function loadGpt(directory: string): Gpt {
   const config = readConfig(directory);
-  const files: SafetensorsFile[] = [];
+  const weights = openWeights(directory);
   try {
-    for (const name of weightFiles(directory)) files.push(openSafetensors(join(directory, name)));
-    const sources = parameterSources(directory, config, files);
-    return createGpt(config, (name) => {
-      const { file, tensorName } = sources.get(name)!;
-      return file.readF32(tensorName);
-    });
+    const tensorNames = parameterTensors(directory, config, weights);
+    return createGpt(config, (name) => weights.readF32(tensorNames.get(name)!));
   } finally {
-    for (const file of files) file.close();
+    weights.close();
   }
 }
 
@@ -110,57 +107,21 @@ function syncDirectory(directory: string): void {
   closeSync(handle);
 }
 
-// ---- weights ------------------------------------------------------------------------------------------------------
-
-/** The safetensors files of a directory: the shards of the index if there is one. */
-function weightFiles(directory: string): string[] {
-  const single = "model.safetensors";
-  const indexPath = join(directory, `${single}.index.json`);
-  if (existsSync(join(directory, single))) return [single];
-  if (!existsSync(indexPath)) {
-    throw new CheckpointError(
-      `${directory} has no ${single} and no ${single}.index.json. Fix: check that the weights are there`,
-    );
-  }
-  const shards = [
-    ...new Set(Object.values((readJsonObject(indexPath)["weight_map"] ?? {}) as Record<string, unknown>)),
-  ];
-  // Only names of this form: an index must not lead outside its directory.
-  const bad = shards.find((name) => typeof name !== "string" || !/^model-\d{5}-of-\d{5}\.safetensors$/.test(name));
-  if (bad !== undefined || shards.length === 0) {
-    throw new CheckpointError(
-      `${indexPath}: ${bad === undefined ? "no weight_map" : `unexpected shard name ${JSON.stringify(bad)}`}`,
-    );
-  }
-  const missing = (shards as string[]).filter((name) => !existsSync(join(directory, name)));
-  if (missing.length > 0) throw new CheckpointError(`${directory}: missing shards ${missing.join(", ")}`);
-  return (shards as string[]).sort();
-}
-
-/** Where a parameter's values are. */
-interface Source {
-  readonly file: SafetensorsFile;
-  readonly tensorName: string;
-}
-
-/** Finds every parameter in the files; lists every difference between files and config at once. */
-function parameterSources(directory: string, config: GptConfig, files: readonly SafetensorsFile[]): Map<string, Source> {
+/** The tensor that holds each parameter; lists every difference between weights and config at once. */
+function parameterTensors(directory: string, config: GptConfig, weights: WeightFiles): Map<string, string> {
   const expected = parameterShapes(config);
-  const sources = new Map<string, Source>();
+  const tensorNames = new Map<string, string>();
   const problems: string[] = [];
   const unexpected: string[] = [];
-  for (const file of files) {
-    for (const tensorName of file.entries.keys()) {
-      const name = parameterOf(tensorName, config);
-      if (name === null) continue;
-      if (!expected.has(name)) unexpected.push(`unexpected ${tensorName}`);
-      else if (sources.has(name)) problems.push(`${tensorName} and ${sources.get(name)!.tensorName} are the same parameter`);
-      else sources.set(name, { file, tensorName });
-    }
+  for (const tensorName of weights.entries.keys()) {
+    const name = parameterOf(tensorName, config);
+    if (name === null) continue;
+    if (!expected.has(name)) unexpected.push(`unexpected ${tensorName}`);
+    else if (tensorNames.has(name)) problems.push(`${tensorName} and ${tensorNames.get(name)} are the same parameter`);
+    else tensorNames.set(name, tensorName);
   }
   for (const [name, shape] of expected) {
-    const source = sources.get(name);
-    const found = source?.file.entries.get(source.tensorName)?.shape;
+    const found = weights.entries.get(tensorNames.get(name) ?? name)?.shape;
     if (!found) problems.push(`missing ${name} [${shape.join(", ")}]`);
     else if (found.join() !== shape.join()) {
       problems.push(`${name} has shape [${found.join(", ")}], the config asks for [${shape.join(", ")}]`);
@@ -173,5 +134,5 @@ function parameterSources(directory: string, config: GptConfig, files: readonly 
       `${directory}: the weights do not fit config.json: ${problems.slice(0, 10).join("; ")}${more}`,
     );
   }
-  return sources;
+  return tensorNames;
 }

@@ -1,57 +1,134 @@
 /**
- * Asks a chat model one question:
+ * Asks a model one question, or scores a given text:
  *
  *   npx tsx src/model/generate.ts --prompt "What is your name?"
+ *   npx tsx src/model/generate.ts --score text.txt
  *
- * The reply goes to stdout, as it grows when that is a terminal; everything else to stderr.
+ * The reply goes to stdout, as it grows when that is a terminal; everything else to stderr. The same flags on the same
+ * machine print the same bytes. A base model, without a chat template, continues the prompt as plain text.
  */
-import { command, integer, number, runMain } from "../cli.ts";
+import { readFileSync } from "node:fs";
+import { text } from "node:stream/consumers";
+import { command, integer, runMain, UsageError } from "../cli.ts";
 import { describeGpu, openGpu } from "../tensor/device.ts";
-import { DEFAULT_MODEL, loadChatModel } from "./chat_model.ts";
+import { loadChatModel, type ChatModel } from "./chat_model.ts";
 import { sampleCompletions } from "./sampler.ts";
+import { parseScoreInput, scoreTokens, type ScoreInput } from "./score.ts";
+import {
+  addTextFlags,
+  checkNumbers,
+  endQuietlyOnClosedPipe,
+  idsWithText,
+  withoutControls,
+  type TextFlags,
+} from "./text_entry.ts";
 
-interface Flags {
-  readonly prompt: string;
-  readonly model: string;
-  readonly temperature: number;
-  readonly maxTokens: number;
-  readonly seed: number;
+interface Flags extends TextFlags {
+  readonly prompt?: string;
+  readonly score?: string;
+  readonly raw?: true;
   readonly samples: number;
+  readonly json?: true;
+}
+
+function parseFlags(): Flags {
+  const generate = command("generate", "Prints a model's reply to a prompt, or the log-probabilities of a given text.")
+    .option("--prompt <text>", "what the user says; - reads it from stdin")
+    .option("--score <file>", "print each token's log-probability as JSON; plain text, {text} or {ids}; - is stdin")
+    .option("--raw", "continue the prompt as plain text, without the chat template")
+    .option("--samples <n>", "replies to draw, one a line", integer(1, 4096), 1)
+    .option("--json", "print one JSON object: texts, token ids, log-probabilities");
+  const flags = addTextFlags(generate, { temperature: 0, topP: 1, maxTokens: 60 }).parse().opts<Flags>();
+  if ((flags.prompt === undefined) === (flags.score === undefined)) {
+    throw new UsageError("give either --prompt TEXT or --score FILE");
+  }
+  if (flags.raw && flags.system !== undefined) throw new UsageError("--system needs the chat template: drop --raw");
+  return flags;
 }
 
 async function main(): Promise<void> {
-  const flags = command("generate", "Prints a chat model's reply to a prompt.")
-    .requiredOption("--prompt <text>", "what the user says")
-    .option("--model <dir>", "Hugging Face model directory", DEFAULT_MODEL)
-    .option("--temperature <x>", "0 takes the most likely token; higher is more varied", number(0), 0)
-    .option("--max-tokens <n>", "longest reply, in tokens", integer(1), 60)
-    .option("--seed <n>", "seed of the random numbers", integer(0, 0xffffffff), 0)
-    .option("--samples <n>", "replies to draw, one a line", integer(1, 4096), 1)
-    .parse()
-    .opts<Flags>();
+  const flags = parseFlags();
+  endQuietlyOnClosedPipe();
+  // Input is read before the GPU is opened: a missing file is reported at once.
+  if (flags.score !== undefined) {
+    const input = parseScoreInput(flags.score === "-" ? await text(process.stdin) : readFileSync(flags.score, "utf8"));
+    await score(await open(flags), input);
+  } else {
+    // A shell's `echo` and most editors end the text with a line break that is not part of the prompt.
+    const prompt = flags.prompt === "-" ? (await text(process.stdin)).replace(/\r?\n$/, "") : flags.prompt!;
+    await generate(await open(flags), prompt, flags);
+  }
+}
+
+async function open({ model }: Flags): Promise<ChatModel> {
   await openGpu();
   console.error(`adapter: ${describeGpu()}`);
-  const { model, tokenizer, encodePrompt } = loadChatModel(flags.model);
-  const promptIds = encodePrompt([{ role: "user", content: flags.prompt }]);
+  return loadChatModel(model);
+}
 
-  const streams = process.stdout.isTTY && flags.samples === 1;
+async function generate(chat: ChatModel, prompt: string, flags: Flags): Promise<void> {
+  const { tokenizer } = chat;
+  const promptIds = encode(chat, prompt, flags);
+  if (flags.temperature === 0 && (flags.topK > 0 || flags.topP < 1)) {
+    console.error("note: --top-k and --top-p change nothing at --temperature 0, which takes the most likely token");
+  }
+  const streams = process.stdout.isTTY && flags.samples === 1 && !flags.json;
   const decoder = tokenizer.streamDecoder({ skipSpecial: true });
   let shown = 0;
   const onTokens = (rows: readonly (readonly number[])[]): void => {
     const reply = rows[0]!;
-    for (const id of reply.slice(shown)) process.stdout.write(decoder.push(id));
+    for (const id of idsWithText(tokenizer, reply.slice(shown))) {
+      process.stdout.write(withoutControls(decoder.push(id)));
+    }
     shown = reply.length;
   };
-  const [completions] = await sampleCompletions(model, [promptIds], flags.samples, {
+  const { temperature, topK, topP, seed } = flags;
+  const [completions] = await sampleCompletions(chat.model, [promptIds], flags.samples, {
     maxNewTokens: flags.maxTokens,
-    temperature: flags.temperature,
-    seed: flags.seed,
+    temperature, topK, topP, seed,
     endIds: tokenizer.eosIds,
     tokensPerReadback: streams ? 2 : 8,
     ...(streams ? { onTokens } : {}),
   });
+  completions!.forEach(checkNumbers);
+  const textOf = (ids: readonly number[]): string => {
+    return tokenizer.decode(idsWithText(tokenizer, ids), { skipSpecial: true });
+  };
   if (streams) process.stdout.write(decoder.flush() + "\n");
-  else for (const { tokens } of completions!) console.log(tokenizer.decode(tokens, { skipSpecial: true }));
+  else if (!flags.json) for (const { tokens } of completions!) console.log(textOf(tokens));
+  else {
+    const samples = completions!.map(({ tokens, logProbs, ended }) => {
+      return { text: textOf(tokens), ids: tokens, logProbs, finishReason: ended ? "stop" : "length" };
+    });
+    console.log(JSON.stringify({ prompt, promptIds, samples, seed }));
+  }
+}
+
+/** The prompt's ids: a user's message in the chat template, or plain text where there is none or none is wanted. */
+function encode(chat: ChatModel, prompt: string, { raw, system, model }: Flags): number[] {
+  if (chat.hasChatTemplate && !raw) {
+    const user = { role: "user", content: prompt };
+    return chat.encodePrompt(system === undefined ? [user] : [{ role: "system", content: system }, user]);
+  }
+  if (system !== undefined) throw new UsageError(`--system needs a chat template, and ${model} has none`);
+  if (!raw) console.error(`note: ${model} has no chat template: the prompt is continued as plain text`);
+  return chat.encodeText(prompt);
+}
+
+async function score(chat: ChatModel, input: ScoreInput | readonly ScoreInput[]): Promise<void> {
+  const scoreOne = async (item: ScoreInput): Promise<object> => {
+    const { ids, ...numbers } = await scoreTokens(chat.model, "ids" in item ? item.ids : chat.encodeText(item.text));
+    // Tokens that hold a part of a character show as U+FFFD; rows of the model beyond the tokenizer have no text.
+    const tokens = ids.map((id) => (id < chat.tokenizer.vocabSize ? chat.tokenizer.decode([id]) : null));
+    return { ids, tokens, ...numbers };
+  };
+  if (!Array.isArray(input)) {
+    console.log(JSON.stringify(await scoreOne(input as ScoreInput)));
+    return;
+  }
+  const scores: object[] = [];
+  for (const item of input as readonly ScoreInput[]) scores.push(await scoreOne(item));
+  console.log(JSON.stringify(scores));
 }
 
 await runMain(main);

@@ -6,14 +6,14 @@
  * every few tokens. Departs from the textbook: rows that have ended go on computing, unrecorded, until all have ended.
  */
 import { constant } from "../autograd/variable.ts";
-import { embedding, tokenIds } from "../tensor/embedding.ts";
-import { copyCachePrefix, createKvCache, disposeKvCache } from "../tensor/kv_cache.ts";
+import { embedding, tokenIds, type TokenIds } from "../tensor/embedding.ts";
+import { copyCachePrefix, createKvCache, disposeKvCache, type KvCache } from "../tensor/kv_cache.ts";
 import { scope, scopeAsync } from "../tensor/memory.ts";
-import { sample, type SamplerState } from "../tensor/sample.ts";
+import { sample, type KeptTokens, type SamplerState } from "../tensor/sample.ts";
 import { readAll, reshape, tensor, type Tensor } from "../tensor/tensor.ts";
 import { arangePositions, frozen, hiddenStates, logits, type Gpt } from "./gpt.ts";
 
-export interface SamplingOptions {
+export interface SamplingOptions extends KeptTokens {
   /** Longest completion in tokens, the end token included. */
   readonly maxNewTokens: number;
   /** Divides the logits; 0 takes the most likely token. */
@@ -28,16 +28,24 @@ export interface SamplingOptions {
   readonly tokensPerReadback?: number;
   /** Called after each readback with each row's tokens so far; for streaming. */
   readonly onTokens?: (rows: readonly (readonly number[])[]) => void;
+  /** Once aborted, nothing more is drawn after the next readback; what was drawn by then is the result. */
+  readonly signal?: AbortSignal;
 }
 
 export interface Completion {
   /** Sampled ids, the end token included if one was drawn. */
   readonly tokens: readonly number[];
-  /** log p(token) under the distribution each token was drawn from (temperature applied; temperature 1 if greedy). */
+  /**
+   * log p(token) under the distribution each token was drawn from: logits divided by the temperature, restricted to the
+   * tokens that top-k and top-p keep, renormalised. Greedy: temperature 1, all tokens.
+   */
   readonly logProbs: readonly number[];
-  /** Whether an end token was drawn; otherwise the completion was cut at `maxNewTokens`. */
+  /** Whether an end token was drawn; otherwise the completion was cut at `maxNewTokens` or by the signal. */
   readonly ended: boolean;
 }
+
+/** What to say when a log-probability is NaN: the drawn tokens mean nothing then. */
+export const NOT_FINITE = "the model's logits are not finite. Fix: check the weights given to --model";
 
 /** A prompt that leaves no room for its completion, or is empty. */
 export class LengthError extends RangeError {
@@ -71,49 +79,70 @@ export async function sampleCompletions(
   options: SamplingOptions,
 ): Promise<Completion[][]> {
   const { config } = model;
-  const { maxNewTokens, temperature, seed, endIds, firstSample = 0, tokensPerReadback = 8 } = options;
+  const { maxNewTokens, firstSample = 0 } = options;
   checkLengths(model, prompts, maxNewTokens);
   const longest = Math.max(...prompts.map(({ length }) => length));
   const policy = frozen(model);
   const rowPrompt = prompts.flatMap((_, prompt) => new Array<number>(samples).fill(prompt));
-  const rows = rowPrompt.length;
-  const cache = createKvCache(config.layers, { ...config, batch: rows, capacity: longest + maxNewTokens });
+  const rows = rowPrompt.map((prompt, row) => ({ prompt: prompts[prompt]!, sample: firstSample + (row % samples) }));
+  const cache = createKvCache(config.layers, { ...config, batch: rows.length, capacity: longest + maxNewTokens });
   try {
-    return await scopeAsync(async () => {
-      const state: SamplerState = {
-        streams: tensor(
-          Uint32Array.from(
-            rowPrompt.flatMap((prompt, row) => [promptStream(prompts[prompt]!), firstSample + (row % samples)]),
-          ),
-          [rows, 2],
-        ),
-        endIdList: tensor(Uint32Array.from(endIds.length > 0 ? endIds : [0])),
-        endIdCount: endIds.length,
-        nextIds: tensor(new Uint32Array(rows)),
-        // The sampler adds 1 to positions: the first token it draws stands where the prompt ends.
-        positions: tensor(Uint32Array.from(rowPrompt, (prompt) => prompts[prompt]!.length - 1)),
-        progress: tensor(new Uint32Array(2 * rows), [rows, 2]),
-        tokens: tensor(new Uint32Array(rows * maxNewTokens), [rows, maxNewTokens]),
-        logProbs: tensor(new Float32Array(rows * maxNewTokens), [rows, maxNewTokens]),
-      };
-
-      let result: Completion[] = [];
-      for (let step = 0; step < maxNewTokens; step++) {
-        scope(() => {
-          const next =
-            step === 0 ? prefill(policy, prompts, rowPrompt, cache, longest) : decodeStep(policy, cache, state);
-          sample(next, state, step, temperature, seed);
-        });
-        if ((step + 1) % tokensPerReadback !== 0 && step < maxNewTokens - 1) continue;
-        result = await readState(state);
-        options.onTokens?.(result.map(({ tokens }) => tokens));
-        if (result.every(({ ended }) => ended)) break;
-      }
-      return prompts.map((_, prompt) => result.slice(prompt * samples, (prompt + 1) * samples));
-    });
+    const first = (): Tensor => prefill(policy, prompts, rowPrompt, cache, longest);
+    const result = await drawTokens(policy, cache, rows, first, options);
+    return prompts.map((_, prompt) => result.slice(prompt * samples, (prompt + 1) * samples));
   } finally {
     disposeKvCache(cache);
   }
+}
+
+/** One row of a batch: its prompt, and the number of this sample among those of the same prompt. */
+export interface SampleRow {
+  readonly prompt: readonly number[];
+  readonly sample: number;
+}
+
+/**
+ * The decoding loop. `firstLogits` fills `cache` with the keys and values of each row's prompt and returns the logits
+ * [rows, V] that follow it. The cache must hold maxNewTokens more.
+ */
+export async function drawTokens(
+  policy: Gpt,
+  cache: KvCache,
+  rows: readonly SampleRow[],
+  firstLogits: () => Tensor,
+  options: SamplingOptions,
+): Promise<Completion[]> {
+  const { maxNewTokens, temperature, seed, endIds, tokensPerReadback = 8, signal } = options;
+  const count = rows.length;
+  return scopeAsync(async () => {
+    const state: SamplerState = {
+      streams: tensor(
+        Uint32Array.from(rows.flatMap((row) => [promptStream(row.prompt), row.sample])),
+        [count, 2],
+      ),
+      endIdList: tensor(Uint32Array.from(endIds.length > 0 ? endIds : [0])),
+      endIdCount: endIds.length,
+      nextIds: tensor(new Uint32Array(count)),
+      // The sampler adds 1 to positions: the first token it draws stands where the prompt ends.
+      positions: tensor(Uint32Array.from(rows, ({ prompt }) => prompt.length - 1)),
+      progress: tensor(new Uint32Array(2 * count), [count, 2]),
+      tokens: tensor(new Uint32Array(count * maxNewTokens), [count, maxNewTokens]),
+      logProbs: tensor(new Float32Array(count * maxNewTokens), [count, maxNewTokens]),
+    };
+
+    let result: Completion[] = rows.map(() => ({ tokens: [], logProbs: [], ended: false }));
+    for (let step = 0; step < maxNewTokens && !signal?.aborted; step++) {
+      scope(() => {
+        const next = step === 0 ? firstLogits() : decodeStep(policy, cache, state);
+        sample(next, state, step, temperature, seed, options);
+      });
+      if ((step + 1) % tokensPerReadback !== 0 && step < maxNewTokens - 1) continue;
+      result = await readState(state);
+      options.onTokens?.(result.map(({ tokens }) => tokens));
+      if (result.every(({ ended }) => ended)) break;
+    }
+    return result;
+  });
 }
 
 /**
@@ -123,7 +152,7 @@ function prefill(
   policy: Gpt,
   prompts: readonly (readonly number[])[],
   rowPrompt: readonly number[],
-  cache: ReturnType<typeof createKvCache>,
+  cache: KvCache,
   longest: number,
 ): Tensor {
   const { config } = policy;
@@ -152,15 +181,12 @@ function prefill(
 }
 
 /** One forward pass over the token drawn last by each row: logits [rows, V] of the next. */
-function decodeStep(
-  policy: Gpt,
-  cache: ReturnType<typeof createKvCache>,
-  { nextIds, positions }: SamplerState,
-): Tensor {
+function decodeStep(policy: Gpt, cache: KvCache, { nextIds, positions }: SamplerState): Tensor {
   const rows = nextIds.shape[0]!;
-  const ids = { tensor: reshape(nextIds, [rows, 1]), host: new Uint32Array(0) }; // drawn on the GPU: the host never sees them
-  const hidden = hiddenStates(policy, ids, {
-    positions: { tensor: reshape(positions, [rows, 1]), host: new Uint32Array(0) },
+  // Drawn on the GPU: the host never sees them.
+  const onGpu = (x: Tensor): TokenIds => ({ tensor: reshape(x, [rows, 1]), host: new Uint32Array(0) });
+  const hidden = hiddenStates(policy, onGpu(nextIds), {
+    positions: onGpu(positions),
     cache: { kv: cache, starts: positions },
   });
   return logits(policy, hidden).value;

@@ -1,13 +1,25 @@
+// include: workgroup_reduce
 // Draws the next token of every row, and keeps the state of generation, so that decoding needs no host between tokens.
 //
-//   p = softmax(logits / temperature);  token = the first v with sum_{w <= v} p[w] > u   (inverse transform sampling)
+//   p = softmax(logits / temperature), restricted to the kept tokens and renormalised
+//   token = the first v with sum_{w <= v} p[w] > u                                     (inverse transform sampling)
 //
 // temperature 0 means greedy: the largest logit, the smallest id among equals; its log-probability is that of p at
-// temperature 1. u is one uniform number per (seed, stream, sample, position), from the counter-based generator
-// Philox4x32-10 (Salmon et al. 2011), so a sample does not depend on the batch that it was drawn in.
+// temperature 1, all tokens kept. u is one uniform number per (seed, stream, sample, position), from the counter-based
+// generator Philox4x32-10 (Salmon et al. 2011), so a sample does not depend on the batch that it was drawn in.
+//
+// Kept tokens: those of the warpers of Hugging Face transformers, in their order (temperature, top-k, top-p).
+//   top-k  the k largest logits; all that equal the k-th are kept (as TopKLogitsWarper does).
+//   top-p  the shortest head of the tokens, sorted by (probability falling, id rising), whose share of the tokens that
+//          top-k left reaches p; at least one token. (TopPLogitsWarper leaves the order of equals open.)
+// Departs from the textbook: nothing is sorted. Both sets are a threshold in the order (logit falling, id rising), and
+// bisection finds it bit by bit: 32 passes over the order-preserving integers of the logits for each of top-k (counts)
+// and top-p (sums of weights), then one pass per bit of an id to cut between tokens of equal logits. This is exact:
+// float32 sums of non-negative terms in a fixed order never fall when a term is added, so the sums are monotonic.
 //
 // One workgroup per row. The vocabulary is cut into WORKGROUP contiguous pieces, one per thread: each sums its piece,
-// thread 0 finds the piece in which u falls, and walks it. All sums run in a fixed order.
+// thread 0 finds the piece in which u falls, and walks it. All sums run in a fixed order. A NaN among the logits makes
+// the log-probability NaN.
 
 struct Params {
   rows: u32,
@@ -17,6 +29,8 @@ struct Params {
   temperature: f32,
   seed: u32,
   endIds: u32,        // how many end ids
+  topK: u32,          // 0 keeps all
+  topP: f32,          // 1 keeps all
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -30,11 +44,88 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> logProbs: array<f32>;  // [rows, maxSteps]
 
 const WORKGROUP: u32 = 64u;
-const LOWEST: f32 = -3.4028234e38;
 
 var<workgroup> pieceMax: array<f32, WORKGROUP>;
 var<workgroup> pieceArgmax: array<u32, WORKGROUP>;
 var<workgroup> pieceSum: array<f32, WORKGROUP>;
+
+// A row of logits, and the piece of it, first..last-1, that belongs to this thread.
+struct Row {
+  base: u32,
+  first: u32,
+  last: u32,
+  largest: f32,
+  scale: f32,  // 1 / temperature
+}
+
+// The tokens with sortKey above `key`, and of those with this very key the ids up to `lastId`.
+struct Kept {
+  key: u32,
+  lastId: u32,
+}
+
+// An integer that orders floats: a < b if and only if sortKey(a) < sortKey(b). -0 counts as 0, a NaN as the largest.
+fn sortKey(x: f32) -> u32 {
+  let bits = bitcast<u32>(x);
+  let magnitude = bits & 0x7fffffffu;
+  if (magnitude == 0u) { return 0x80000000u; }
+  if (magnitude > 0x7f800000u) { return 0xffffffffu; }
+  return bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
+}
+
+fn isKept(v: u32, logit: f32, kept: Kept) -> bool {
+  let key = sortKey(logit);
+  return key > kept.key || (key == kept.key && v <= kept.lastId);
+}
+
+// Not yet divided by the sum; the largest logit has weight 1.
+fn weight(logit: f32, row: Row) -> f32 {
+  return exp((logit - row.largest) * row.scale);
+}
+
+// Weight of the kept tokens of this thread's piece.
+fn pieceWeight(row: Row, kept: Kept) -> f32 {
+  var sum = 0.0;
+  for (var v = row.first; v < row.last; v++) {
+    let logit = logits[row.base + v];
+    if (isKept(v, logit, kept)) { sum += weight(logit, row); }
+  }
+  return sum;
+}
+
+// The k-th largest key of the row: the largest that at least k tokens reach. Counts are exact in f32 up to 2^24.
+fn topKThreshold(row: Row, thread: u32) -> u32 {
+  var key = 0u;
+  for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
+    var count = 0.0;
+    for (var v = row.first; v < row.last; v++) {
+      if (sortKey(logits[row.base + v]) >= (key | bit)) { count += 1.0; }
+    }
+    count = workgroupSum(count, thread);
+    key |= select(0u, bit, count >= f32(params.topK));
+  }
+  return key;
+}
+
+// The shortest head of the order (logit falling, id rising) with at least topP of the weight of the keys from `lowest`.
+fn topPThreshold(row: Row, lowest: u32, thread: u32) -> Kept {
+  let total = workgroupSum(pieceWeight(row, Kept(lowest, params.vocab)), thread);
+  // One token has weight 1: a wanted weight below 1 means that one is enough, however small topP is.
+  let wanted = max(params.topP * total, 0.5);
+  // The largest key whose tokens, taken with all larger ones, reach it (never below `lowest`, which does) ...
+  var key = 0u;
+  for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
+    let reached = workgroupSum(pieceWeight(row, Kept(key | bit, params.vocab)), thread);
+    key |= select(0u, bit, reached >= wanted);
+  }
+  // ... and the smallest id up to which that key's tokens are needed: without this id the weight falls short.
+  var lastId = 0u;
+  for (var bit = 1u << (31u - countLeadingZeros(params.vocab)); bit > 0u; bit >>= 1u) {
+    let reached = workgroupSum(pieceWeight(row, Kept(key, (lastId | bit) - 1u)), thread);
+    lastId |= select(0u, bit, reached < wanted);
+  }
+  return Kept(key, lastId);
+}
 
 // High 32 bits of a 32 x 32 bit product; WGSL has no 64-bit integers.
 fn multiplyHigh(a: u32, b: u32) -> u32 {
@@ -100,16 +191,18 @@ fn sample(
     }
   }
 
-  var sum = 0.0;
-  for (var v = first; v < last; v++) { sum += exp((logits[base + v] - rowMax) * scale); }
-  pieceSum[thread] = sum;
+  let own = Row(base, first, last, rowMax, scale);
+  var kept = Kept(0u, params.vocab); // all
+  if (!greedy && params.topK > 0u) { kept.key = topKThreshold(own, thread); }
+  if (!greedy && params.topP < 1.0) { kept = topPThreshold(own, kept.key, thread); }
+  pieceSum[thread] = pieceWeight(own, kept);
   workgroupBarrier();
   if (thread != 0u) { return; }
 
   var total = 0.0;
   for (var piece = 0u; piece < WORKGROUP; piece++) { total += pieceSum[piece]; }
   var token = rowArgmax;
-  if (!greedy) { token = inverseTransform(row, base, pieceLength, total, rowMax, scale, rowArgmax); }
+  if (!greedy) { token = inverseTransform(row, own, kept, total, rowArgmax); }
 
   if (progress[2u * row + 1u] == 0u) {
     let slot = row * params.maxSteps + params.step;
@@ -125,19 +218,21 @@ fn sample(
   positions[row] += 1u;
 }
 
-// The token at which the running sum of probabilities passes u; `fallback` if rounding lets it pass the end.
-fn inverseTransform(row: u32, base: u32, pieceLength: u32, total: f32, rowMax: f32, scale: f32, fallback: u32) -> u32 {
-  let threshold = uniformNumber(row) * total;
+// The kept token at which the running sum of weights passes u; `fallback` if rounding lets it pass the end.
+fn inverseTransform(rowId: u32, row: Row, kept: Kept, total: f32, fallback: u32) -> u32 {
+  let threshold = uniformNumber(rowId) * total;
   var below = 0.0;
   var piece = 0u;
   while (piece < WORKGROUP - 1u && below + pieceSum[piece] <= threshold) {
     below += pieceSum[piece];
     piece += 1u;
   }
+  let pieceLength = (params.vocab + WORKGROUP - 1u) / WORKGROUP;
   let first = min(piece * pieceLength, params.vocab);
   let last = min(first + pieceLength, params.vocab);
   for (var v = first; v < last; v++) {
-    below += exp((logits[base + v] - rowMax) * scale);
+    let logit = logits[row.base + v];
+    if (isKept(v, logit, kept)) { below += weight(logit, row); }
     if (below > threshold) { return v; }
   }
   return fallback;

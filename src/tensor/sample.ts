@@ -8,7 +8,7 @@ const sampleKernel = kernel({
   shader: "sample",
   entry: "sample",
   buffers: ["logits", "streams", "endIdList", "nextIds", "positions", "progress", "tokens", "logProbs"],
-  params: ["rows", "vocab", "step", "maxSteps", "temperature", "seed", "endIds"],
+  params: ["rows", "vocab", "step", "maxSteps", "temperature", "seed", "endIds", "topK", "topP"],
 });
 
 /** The state of a batched generation; every tensor is u32 unless said otherwise. */
@@ -28,14 +28,40 @@ export interface SamplerState {
   readonly logProbs: Tensor;
 }
 
-/** Draws token number `step` of every row from logits [rows, V]. `seed` is a u32; temperature 0 is greedy. */
-export function sample(logits: Tensor, state: SamplerState, step: number, temperature: number, seed: number): void {
+/** Which tokens may be drawn: the warpers of Hugging Face transformers, top-k before top-p. Greedy ignores them. */
+export interface KeptTokens {
+  /** The k largest logits, and all that equal the k-th; 0 (default), or k >= V, keeps all. */
+  readonly topK?: number;
+  /**
+   * The most likely tokens, as few as reach this share of the probability that top-k left, at least one; among equals
+   * the smallest ids. 1 (default) keeps all.
+   */
+  readonly topP?: number;
+}
+
+/**
+ * Draws token number `step` of every row from logits [rows, V]. `seed` is a u32; temperature 0 is greedy. Recorded
+ * log-probabilities are those of the distribution drawn from: divided by the temperature, restricted to the kept
+ * tokens, renormalised. @throws ShapeError when shapes or options do not fit.
+ */
+export function sample(
+  logits: Tensor,
+  state: SamplerState,
+  step: number,
+  temperature: number,
+  seed: number,
+  { topK = 0, topP = 1 }: KeptTokens = {},
+): void {
   const [rows, vocab] = logits.shape as [number, number];
   const maxSteps = state.tokens.shape[1]!;
   if (state.tokens.shape[0] !== rows || step >= maxSteps) {
     throw new ShapeError(`sample: logits ${show(logits.shape)}, step ${step}, tokens ${show(state.tokens.shape)}`);
   }
+  if (!Number.isInteger(topK) || topK < 0) throw new ShapeError(`sample: topK ${topK} must be an integer from 0 up`);
+  if (!(topP >= 0 && topP <= 1)) throw new ShapeError(`sample: topP ${topP} must be a number from 0 to 1`);
   const { endIdCount, ...tensors } = state;
-  const params = { rows, vocab, step, maxSteps, temperature, seed: seed >>> 0, endIds: endIdCount };
+  const params = {
+    rows, vocab, step, maxSteps, temperature, seed: seed >>> 0, endIds: endIdCount, topK: Math.min(topK, vocab), topP,
+  };
   launch(sampleKernel, { logits, ...tensors }, params, rows, { WORKGROUP: gpu().rowThreads });
 }

@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { rmSync } from "node:fs";
 import { afterAll, describe, expect, test } from "vitest";
-import { CHATML_TEMPLATE, encodeChat, renderChat } from "../../src/data/chat_template.ts";
+import { CHATML_TEMPLATE, encodeChat, renderChat, TemplateError } from "../../src/data/chat_template.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { makeTokenizerDirectory, SPECIALS } from "./tokenizer_fixture.ts";
 
@@ -31,10 +31,14 @@ describe("renderChat", () => {
 
   test.each([
     ["a huge range", "{% for i in range(1000000000) %}{% endfor %}", /timed out/],
+    ["a range without end", "{% for i in range(0, 1, 0) %}{% endfor %}", /chat template: /],
     ["nested loops", "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", /timed out/],
     ["a string that doubles 40 times",
       "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
       /chat template: /],
+    ["a list that doubles 40 times",
+      "{% set n = namespace(l=[0]) %}{% for i in range(40) %}{% set n.l = n.l + n.l %}{% endfor %}{{ n.l | length }}",
+      /timed out/],
     ["1.2 MB of output", "{% for i in range(1000) %}" + "0123456789ab".repeat(100) + "{% endfor %}", /above 1048576/],
     ["a template of 256 kB", " ".repeat(256 * 1024 + 1), /above 262144/],
     ["raise_exception", "{{ raise_exception('roles must alternate') }}", /chat template: roles must alternate/],
@@ -44,8 +48,18 @@ describe("renderChat", () => {
   });
 
   test("a template sees no JavaScript objects", () => {
-    for (const name of ["constructor", "__proto__", "toString"]) {
-      expect(renderChat(`{{ messages[0].${name} }}{{ messages.${name} }}`, messages, prompt)).toBe("");
+    for (const name of ["constructor", "__proto__", "toString", "prototype", "valueOf"]) {
+      for (const place of ["messages[0]", "messages", "messages[0].content", "range", "bos_token"]) {
+        for (const access of [`.${name}`, `['${name}']`]) {
+          let text = "";
+          try {
+            text = renderChat(`{{ ${place}${access} }}`, messages, prompt);
+          } catch (error) {
+            expect(error).toBeInstanceOf(TemplateError); // what has no members says so
+          }
+          expect(text, place + access).toBe("");
+        }
+      }
     }
     expect(() => renderChat("{{ messages[0].constructor('x') }}", messages, prompt)).toThrow();
   });

@@ -164,7 +164,16 @@ describe("loadTokenizer", () => {
   const brokenFiles: [what: string, file: string, content: string, message: RegExp][] = [
     ["no JSON", "tokenizer.json", "{", /tokenizer\.json is not valid JSON/],
     ["a list", "tokenizer.json", "[]", /does not hold a JSON object/],
-    ["another kind of tokenizer", "tokenizer.json", '{"model":{"type":"Unigram","vocab":[]}}', /no byte-level BPE/],
+    ["no model", "tokenizer.json", "{}", /tokenizer\.json has no model; only byte-level BPE/],
+    ["Unigram", "tokenizer.json", '{"model":{"type":"Unigram","vocab":[]}}', /is a "Unigram" tokenizer; only byte-l/],
+    ["WordPiece", "tokenizer.json", '{"model":{"type":"WordPiece","vocab":{}}}', /is a "WordPiece" tokenizer; only/],
+    ["SentencePiece, by its bytes", "tokenizer.json",
+      '{"model":{"type":"BPE","byte_fallback":true,"vocab":{},"merges":[]}}',
+      /is a SentencePiece tokenizer, as Llama 1/],
+    ["SentencePiece, by its spaces", "tokenizer.json",
+      '{"normalizer":{"type":"Prepend","prepend":"\u2581"},"model":{"vocab":{},"merges":[]}}', /is a SentencePiece/],
+    ["BPE over characters", "tokenizer.json",
+      '{"model":{"type":"BPE","vocab":{},"merges":[]}}', /is another kind; only/],
     ["a broken config", "config.json", "{,}", /config\.json is not valid JSON/],
     ["an end id outside the vocabulary", "generation_config.json", '{"eos_token_id":99999}', /99999/],
     ["an unknown padding token", "tokenizer_config.json", '{"pad_token":"<pad>"}', /no token "<pad>"/],
@@ -174,6 +183,24 @@ describe("loadTokenizer", () => {
     const path = makeDirectory();
     writeFileSync(join(path, file), content);
     expect(() => loadTokenizer(path)).toThrow(message);
+  });
+
+  test("a directory that has SentencePiece's own file only says so", () => {
+    const path = makeDirectory();
+    rmSync(join(path, "tokenizer.json"));
+    writeFileSync(join(path, "tokenizer.model"), "");
+    expect(() => loadTokenizer(path)).toThrow(/has only tokenizer\.model, a SentencePiece tokenizer; only byte-level/);
+  });
+
+  test("a vocabulary that would lose text is refused", () => {
+    const withoutB = makeDirectory(({ model, ...json }) => {
+      return { ...json, model: { ...model, vocab: { ...model.vocab, b: undefined } } };
+    });
+    expect(() => loadTokenizer(withoutB)).toThrow(/no token for the byte 98/);
+    for (const merge of ["q z", "ab", ["a"], ["a", "b", "c"], 1, null]) {
+      const path = makeDirectory(({ model, ...json }) => ({ ...json, model: { ...model, merges: [merge] } }));
+      expect(() => loadTokenizer(path)).toThrow(/has the merge .* which does not join two tokens to a third/);
+    }
   });
 
   test("one clear line for a missing file, a shared id and a huge id", () => {

@@ -144,12 +144,11 @@ describe("round trips", () => {
 });
 
 describe("refused, with one line", () => {
-  const shard = { weight_map: { a: "model-00001-of-00002.safetensors" } };
   const write = (name: string, content: string): void => writeFileSync(join(directory, name), content);
   const cases: [string, () => void, RegExp, (typeof CheckpointError | typeof SafetensorsError)?][] = [
     ["missing directory", () => rmSync(directory, { recursive: true }), /no model directory .* Fix: check the path/],
     ["no weights", () => rmSync(join(directory, "model.safetensors")),
-      /no model\.safetensors .* Fix: check that the weights/],
+      /no model\.safetensors .* Fix: check that the weights/, SafetensorsError],
     ["truncated weights", () => truncateSync(join(directory, "model.safetensors"), 3000),
       /truncated|corrupt/, SafetensorsError],
     ["weights that are text", () => write("model.safetensors", "version https://git-lfs"),
@@ -169,20 +168,6 @@ describe("refused, with one line", () => {
     expect((caught as Error).message).not.toContain("\n");
     expect((caught as Error).message).toContain(basename(directory));
     expect(memoryStats().liveBytes).toBe(liveBytes);
-  });
-
-  test.each([
-    ["an index without shards", "{}", /no weight_map/],
-    ["an index that is null", "null", /does not hold a JSON object/],
-    ["an index that leads outside", '{"weight_map":{"a":"../secret.safetensors"}}', /unexpected shard name/],
-    ["a missing shard", JSON.stringify(shard), /missing shards model-00001-of-00002\.safetensors/],
-  ])("%s", (_, index, message) => {
-    broken(() => {
-      rmSync(join(directory, "model.safetensors"));
-      write("model.safetensors.index.json", index);
-    });
-    expect(() => loadGpt(directory)).toThrow(CheckpointError);
-    expect(() => loadGpt(directory)).toThrow(message);
   });
 
   test("missing, mis-shaped and unexpected weights are named together", () => {

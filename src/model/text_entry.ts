@@ -1,0 +1,65 @@
+/** What the entries that print a model's text (generate.ts, chat.ts) share: flags, notes, and a quiet end. */
+import type { Command } from "commander";
+import { integer, number, NumericsError } from "../cli.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { DEFAULT_MODEL } from "./chat_model.ts";
+import { NOT_FINITE, type Completion } from "./sampler.ts";
+
+/** Values of the flags that say which model speaks, and how its tokens are drawn. */
+export interface TextFlags {
+  readonly model: string;
+  readonly system?: string;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly maxTokens: number;
+  readonly seed: number;
+}
+
+/** Adds them to a command. */
+export function addTextFlags(
+  command: Command,
+  defaults: { temperature: number; topP: number; maxTokens: number },
+): Command {
+  return command
+    .option("--model <dir>", "Hugging Face model directory", DEFAULT_MODEL)
+    .option("--system <text>", "system message in front of the conversation")
+    .option(
+      "--temperature <x>",
+      "0 takes the most likely token; higher is more varied",
+      number(0),
+      defaults.temperature,
+    )
+    .option("--top-k <n>", "draw only from the n most likely tokens; 0: from all", integer(0, 0xffffffff), 0)
+    .option(
+      "--top-p <p>",
+      "then only from the fewest most likely ones of probability p together",
+      number(0, 1),
+      defaults.topP,
+    )
+    .option("--max-tokens <n>", "longest reply, in tokens", integer(1), defaults.maxTokens)
+    .option("--seed <n>", "seed of the random numbers", integer(0, 0xffffffff), 0);
+}
+
+/** The ids that have a text: a model may have rows beyond its tokenizer's vocabulary (padding), and draw one. */
+export function idsWithText(tokenizer: Tokenizer, ids: readonly number[]): readonly number[] {
+  return ids.filter((id) => id < tokenizer.vocabSize);
+}
+
+/** Text for a terminal: control characters, of which a model could make commands to it, show as U+FFFD. */
+export function withoutControls(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t]/gu, "\ufffd");
+}
+
+/** @throws NumericsError when the model's logits were not finite. */
+export function checkNumbers({ logProbs }: Completion): void {
+  if (!logProbs.every(Number.isFinite)) throw new NumericsError(NOT_FINITE);
+}
+
+/** `generate | head` closes the pipe early: that is no error, and nobody reads the rest. */
+export function endQuietlyOnClosedPipe(): void {
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+    process.exit(0);
+  });
+}
