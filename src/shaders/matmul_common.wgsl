@@ -3,8 +3,9 @@
 //   c[batch, row, col] (+)= sum over k of a[batch, row, k] * b[batch, k, col]
 //
 // a and b are read through strides in elements, so a transpose is an exchange of two strides and a broadcast axis is a
-// stride of 0; nothing is ever copied. c [batch, rows, cols] is contiguous. Up to three batch axes (the launcher merges
-// what it can). Offsets let the operands be row ranges of larger matrices.
+// stride of 0; nothing is ever copied. c [batch, rows, cols] is contiguous, or (without a batch) a block of a matrix
+// whose rows are cRow elements apart. Up to three batch axes (the launcher merges what it can). Offsets let all three
+// be blocks of larger matrices.
 
 struct Params {
   rows: u32,
@@ -17,6 +18,7 @@ struct Params {
   bInner: u32,
   bCol: u32,
   cOffset: u32,
+  cRow: u32,
   accumulate: u32,  // 0: c = a b, 1: c += a b
   batches: u32,
   batchSize1: u32,  // sizes of the two inner batch axes
@@ -31,8 +33,15 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<u32>;  // float32 bits, or bf16
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
+
+const B_BF16: u32 = 0u;
+
+fn loadB(index: u32) -> f32 {
+  if (B_BF16 == 1u) { return bf16Element(b[index / 2u], index); }
+  return bitcast<f32>(b[index]);
+}
 
 // One workgroup's share: a tile of one matrix of the batch.
 struct Tile {

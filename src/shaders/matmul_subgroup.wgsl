@@ -1,4 +1,5 @@
 // include: matmul_common
+// include: bf16
 // Matrix product for the software driver: one subgroup of 8 lanes per workgroup, a large tile of c in registers.
 //
 // Departs from the textbook's shared-memory tile: on a CPU every load, shared memory included, costs as much as 20
@@ -63,7 +64,7 @@ fn matmul(
     }
     for (var j = 0u; j < COL_BLOCKS; j++) {
       let at = bIndex[j];
-      let colElements = vec4f(b[at.x], b[at.y], b[at.z], b[at.w]);
+      let colElements = vec4f(loadB(at.x), loadB(at.y), loadB(at.z), loadB(at.w));
       bIndex[j] += params.bInner;
       for (var i = 0u; i < ROW_BLOCKS; i++) {
         addOuterProduct(&sums, j * TILE_ROWS + i * BLOCK_ROWS, rowElements[i], colElements);
@@ -78,7 +79,7 @@ fn matmul(
       for (var q = 0u; q < 4u; q++) {
         let col = tile.col + j * BLOCK_COLS + q * LANES + lane;
         if (col < params.cols) {
-          let index = tile.cStart + (tile.row + i) * params.cols + col;
+          let index = tile.cStart + (tile.row + i) * params.cRow + col;
           var sum = sums[j * TILE_ROWS + i][q];
           if (params.accumulate == 1u) { sum += c[index]; }
           c[index] = sum;

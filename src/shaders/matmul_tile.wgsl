@@ -1,4 +1,5 @@
 // include: matmul_common
+// include: bf16
 // Matrix product for GPUs, and for every adapter without fixed subgroups of 8: the textbook's shared-memory tile.
 //
 // A workgroup of 16 x 16 threads computes a 64 x 64 tile of c. It walks over k in slices of 16: all threads copy a
@@ -49,7 +50,7 @@ fn matmul(
       let col = tile.col + ofB.x;
       var bElement = 0.0;
       if (col < params.cols && start + ofB.y < params.inner) {
-        bElement = b[tile.bStart + (start + ofB.y) * params.bInner + col * params.bCol];
+        bElement = loadB(tile.bStart + (start + ofB.y) * params.bInner + col * params.bCol);
       }
       bSlice[ofB.y * PITCH + ofB.x] = bElement;
     }
@@ -73,7 +74,7 @@ fn matmul(
     for (var j = 0u; j < PER_THREAD; j++) {
       let col = tile.col + x + j * SIDE;
       if (row < params.rows && col < params.cols) {
-        let index = tile.cStart + row * params.cols + col;
+        let index = tile.cStart + row * params.cRow + col;
         var sum = sums[i][j];
         if (params.accumulate == 1u) { sum += c[index]; }
         c[index] = sum;

@@ -1,10 +1,14 @@
 /** The three kernels of AdamW; the formulas and what happens to a bad gradient are in `adamw.wgsl`. */
 import { gpu } from "./device.ts";
 import { kernel, launch } from "./kernel.ts";
+import { elementRanges } from "./ranges.ts";
 import { expectShape } from "./rows.ts";
 import { size, type Tensor } from "./tensor.ts";
 
-/** Elements per workgroup, CHUNK in the shader. */
+/**
+ * Elements per workgroup, CHUNK in the shader. A tensor too large to be bound is cut into ranges of whole chunks, so
+ * its partial sums are those of an uncut one.
+ */
 const CHUNK = 4096;
 
 const sumOfSquaresKernel = kernel({
@@ -33,8 +37,10 @@ export function partialCount(x: Tensor): number {
 
 /** Writes the partial sums of grad^2 to partials[firstPartial ..]. */
 export function sumOfSquares(grad: Tensor, partials: Tensor, firstPartial: number): void {
-  const groups = partialCount(grad);
-  launch(sumOfSquaresKernel, { grad, partials }, { size: size(grad), firstPartial }, groups, rowConstants());
+  for (const { start, count, views } of elementRanges({ grad }, CHUNK)) {
+    const params = { size: count, firstPartial: firstPartial + start / CHUNK };
+    launch(sumOfSquaresKernel, { ...views, partials }, params, partialCount(views.grad), rowConstants());
+  }
 }
 
 /**
@@ -62,13 +68,13 @@ export function adamwUpdate(
   buffers: { grad: Tensor; gradScale: Tensor; parameter: Tensor; firstMoment: Tensor; secondMoment: Tensor },
   { learningRate, step, beta1, beta2, eps, weightDecay, maximize }: AdamWUpdate,
 ): void {
-  const { grad, parameter, firstMoment, secondMoment } = buffers;
+  const { gradScale, ...perElement } = buffers;
+  const { grad, parameter, firstMoment, secondMoment } = perElement;
   expectShape("adamwUpdate", "grad", grad, parameter.shape);
   expectShape("adamwUpdate", "firstMoment", firstMoment, parameter.shape);
   expectShape("adamwUpdate", "secondMoment", secondMoment, parameter.shape);
   // Differences such as 1 - beta2 = 0.001 are taken in float64: in float32 they keep four digits only.
   const params = {
-    size: size(parameter),
     sign: maximize ? -1 : 1,
     decay: learningRate * weightDecay,
     stepSize: learningRate / (1 - beta1 ** step),
@@ -78,7 +84,10 @@ export function adamwUpdate(
     oneMinusBeta2: 1 - beta2,
     eps,
   };
-  launch(updateKernel, buffers, params, partialCount(parameter), rowConstants());
+  for (const { count, views } of elementRanges(perElement, CHUNK)) {
+    const groups = partialCount(views.parameter);
+    launch(updateKernel, { ...views, gradScale }, { ...params, size: count }, groups, rowConstants());
+  }
 }
 
 function rowConstants(): Record<string, number> {

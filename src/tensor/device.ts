@@ -24,11 +24,15 @@ export interface Gpu {
   readonly rowThreads: number;
   /** Bytes the buffer pool may hold. The software driver never reports out-of-memory, so the engine counts itself. */
   readonly byteBudget: number;
+  /** Bytes of a tensor that a kernel can see at one time; larger tensors are worked on by ranges (`ranges.ts`). */
+  readonly maxBindingBytes: number;
 }
 
 export interface GpuOptions {
   /** Overrides the byte budget (default: half of the machine's memory on a software driver, 64 GiB on a GPU). */
   readonly byteBudget?: number;
+  /** Lowers the binding limit below the adapter's own. */
+  readonly maxBindingBytes?: number;
 }
 
 let current: Gpu | null = null;
@@ -112,6 +116,7 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
     subgroupSize: features.includes("subgroups") ? uniformSize : 0,
     rowThreads: software ? 8 : 128,
     byteBudget: options.byteBudget ?? (software ? Math.floor(totalmem() / 2) : 64 * 2 ** 30),
+    maxBindingBytes: Math.min(options.maxBindingBytes ?? Infinity, device.limits.maxStorageBufferBindingSize),
   };
   return current;
 }

@@ -1,12 +1,14 @@
 /**
  * Launchers of the elementwise kernels: arithmetic with NumPy broadcasting, scalar forms, activations, fills.
  *
- * Every function returns a new contiguous tensor unless its name says otherwise (`fillInto`, `addInto`). All throw
+ * Every function returns a new contiguous tensor unless its name says otherwise (`fillInto`, `addInto`). Each launches
+ * once per range of elements, which is once unless a tensor is too large to be bound (`ranges.ts`). All throw
  * ShapeError when shapes or data types do not fit. Gradient helpers (`less`, `powLog`, the `...Backward` functions)
  * stand beside the operation that needs them; the rules that use them are in `autograd/ops.ts`.
  */
 import { gpu } from "./device.ts";
 import { kernel, launch, type Kernel } from "./kernel.ts";
+import { elementRanges, type RangeViews } from "./ranges.ts";
 import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, show, type Shape } from "./shape.ts";
 import { empty, size, type DType, type Tensor } from "./tensor.ts";
 
@@ -76,12 +78,24 @@ function walk(op: string, shape: Shape, operands: readonly Shape[]): { params: R
   return { params, rank: Math.max(1, merged.shape.length) };
 }
 
+/** Ranges of a broadcast: tensors of y's size are cut like y; with any other operand there is one range. */
+function broadcastRanges<Names extends string>(
+  operands: Readonly<Record<Names, Tensor>>,
+  y: Tensor,
+): readonly RangeViews<Names | "y">[] {
+  const tensors = { ...operands, y } as Record<Names | "y", Tensor>;
+  const cuttable = Object.values<Tensor>(tensors).every((x) => size(x) === size(y));
+  return cuttable ? elementRanges(tensors) : [{ start: 0, count: size(y), views: tensors }];
+}
+
 function binary(op: string, declared: BinaryKernel, a: Tensor, b: Tensor): Tensor {
   requireDType(op, a, "f32");
   requireDType(op, b, "f32");
   const y = empty(broadcastShapes(op, a.shape, b.shape));
   const { params, rank } = walk(op, y.shape, [a.shape, b.shape]);
-  launch(declared, { a, b, y }, { ...params, size: size(y) }, gridStrideGroups(size(y)), { RANK: rank });
+  for (const { count, views } of broadcastRanges({ a, b }, y)) {
+    launch(declared, views, { ...params, size: count }, gridStrideGroups(count), { RANK: rank });
+  }
   return y;
 }
 
@@ -142,8 +156,9 @@ export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
   requireDType("where", b, "f32");
   const y = empty(broadcastShapes("where", condition.shape, broadcastShapes("where", a.shape, b.shape)));
   const { params, rank } = walk("where", y.shape, [a.shape, b.shape, condition.shape]);
-  const buffers = { condition, a, b, y };
-  launch(kernels.where, buffers, { ...params, size: size(y) }, gridStrideGroups(size(y)), { RANK: rank });
+  for (const { count, views } of broadcastRanges({ condition, a, b }, y)) {
+    launch(kernels.where, views, { ...params, size: count }, gridStrideGroups(count), { RANK: rank });
+  }
   return y;
 }
 
@@ -174,7 +189,9 @@ type Operands = Readonly<Partial<Record<"scalar" | "low" | "high", number>>>;
 function unary(op: keyof typeof unaryKernels, x: Tensor, { scalar = 0, low = 0, high = 0 }: Operands = {}): Tensor {
   requireDType(op, x, "f32");
   const y = empty(x.shape);
-  launch(unaryKernels[op], { x, y }, { size: size(x), scalar, low, high }, gridStrideGroups(size(x)));
+  for (const { count, views } of elementRanges({ x, y })) {
+    launch(unaryKernels[op], views, { size: count, scalar, low, high }, gridStrideGroups(count));
+  }
   return y;
 }
 
@@ -242,7 +259,9 @@ export function clamp(x: Tensor, low: number, high: number): Tensor {
 export function clampBackward(x: Tensor, dy: Tensor, low: number, high: number): Tensor {
   requireSameShape("clampBackward", x, dy);
   const dx = empty(x.shape);
-  launch(clampBackwardKernel, { x, dy, dx }, { size: size(x), ...finiteRange(low, high) }, gridStrideGroups(size(x)));
+  for (const { count, views } of elementRanges({ x, dy, dx })) {
+    launch(clampBackwardKernel, views, { size: count, ...finiteRange(low, high) }, gridStrideGroups(count));
+  }
   return dx;
 }
 
@@ -265,7 +284,9 @@ export function fill(shape: Shape, value: number): Tensor {
 /** Overwrites every element. */
 export function fillInto(x: Tensor, value: number): void {
   requireDType("fillInto", x, "f32");
-  launch(fillKernel, { y: x }, { size: size(x), scalar: value }, gridStrideGroups(size(x)));
+  for (const { count, views } of elementRanges({ y: x })) {
+    launch(fillKernel, views, { size: count, scalar: value }, gridStrideGroups(count));
+  }
 }
 
 /** The same values in memory of their own. */
@@ -276,7 +297,9 @@ export function copy(x: Tensor): Tensor {
 /** target += x, in place. `x` must not share memory with `target`: WebGPU forbids a buffer that is read and written. */
 export function addInto(target: Tensor, x: Tensor): void {
   requireSameShape("addInto", target, x);
-  launch(addIntoKernel, { accumulator: target, x }, { size: size(x) }, gridStrideGroups(size(x)));
+  for (const { count, views } of elementRanges({ accumulator: target, x })) {
+    launch(addIntoKernel, views, { size: count }, gridStrideGroups(count));
+  }
 }
 
 // ---- activations --------------------------------------------------------------------------------------------------
@@ -296,14 +319,18 @@ const activations = {
 function activate(op: keyof typeof activations, x: Tensor): Tensor {
   requireDType(op, x, "f32");
   const y = empty(x.shape);
-  launch(activations[op].forward, { x, y }, { size: size(x) }, gridStrideGroups(size(x)));
+  for (const { count, views } of elementRanges({ x, y })) {
+    launch(activations[op].forward, views, { size: count }, gridStrideGroups(count));
+  }
   return y;
 }
 
 function activateBackward(op: keyof typeof activations, x: Tensor, dy: Tensor): Tensor {
   requireSameShape(`${op}Backward`, x, dy);
   const dx = empty(x.shape);
-  launch(activations[op].backward, { x, dy, dx }, { size: size(x) }, gridStrideGroups(size(x)));
+  for (const { count, views } of elementRanges({ x, dy, dx })) {
+    launch(activations[op].backward, views, { size: count }, gridStrideGroups(count));
+  }
   return dx;
 }
 
@@ -358,7 +385,9 @@ const swigluBackwardKernel = kernel({
 export function swiglu(gate: Tensor, up: Tensor): Tensor {
   requireSameShape("swiglu", gate, up);
   const y = empty(gate.shape);
-  launch(swigluKernel, { gate, up, y }, { size: size(y) }, gridStrideGroups(size(y)));
+  for (const { count, views } of elementRanges({ gate, up, y })) {
+    launch(swigluKernel, views, { size: count }, gridStrideGroups(count));
+  }
   return y;
 }
 
@@ -368,6 +397,8 @@ export function swigluBackward(gate: Tensor, up: Tensor, dy: Tensor): { dGate: T
   requireSameShape("swigluBackward", gate, dy);
   const dGate = empty(gate.shape);
   const dUp = empty(gate.shape);
-  launch(swigluBackwardKernel, { gate, up, dy, dGate, dUp }, { size: size(dy) }, gridStrideGroups(size(dy)));
+  for (const { count, views } of elementRanges({ gate, up, dy, dGate, dUp })) {
+    launch(swigluBackwardKernel, views, { size: count }, gridStrideGroups(count));
+  }
   return { dGate, dUp };
 }

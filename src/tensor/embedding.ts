@@ -3,6 +3,7 @@ import { gpu } from "./device.ts";
 import { fill } from "./elementwise.ts";
 import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
+import { rowRanges, type Range } from "./ranges.ts";
 import { expectShape } from "./rows.ts";
 import { ShapeError, show, type Shape } from "./shape.ts";
 import { empty, size, tensor, type Tensor } from "./tensor.ts";
@@ -20,7 +21,8 @@ const forwardKernel = kernel({
   shader: "embedding",
   entry: "embedding",
   buffers: ["table", "ids", "y"],
-  params: ["rows", "cols"],
+  params: ["rows", "cols", "firstRow", "tableRows", "vocabulary"],
+  bf16: { table: "TABLE_BF16" },
 });
 const backwardKernel = kernel({
   shader: "embedding",
@@ -38,7 +40,7 @@ export function tokenIds(host: Uint32Array | readonly number[], shape: Shape = [
 }
 
 /**
- * table [V, C], ids of any shape -> [...ids shape, C] (torch.nn.functional.embedding).
+ * table [V, C], float32 or bf16, ids of any shape -> float32 [...ids shape, C] (torch.nn.functional.embedding).
  * @throws RangeError when an id is not below V.
  */
 export function embedding(table: Tensor, ids: TokenIds): Tensor {
@@ -52,7 +54,10 @@ export function embedding(table: Tensor, ids: TokenIds): Tensor {
   }
   const rows = size(ids.tensor);
   const y = empty([...ids.tensor.shape, cols]);
-  launch(forwardKernel, { table, ids: ids.tensor, y }, { rows, cols }, rows, { WORKGROUP: gpu().rowThreads });
+  for (const { start, count, views } of rowRanges({ table })) {
+    const params = { rows, cols, firstRow: start, tableRows: count, vocabulary };
+    launch(forwardKernel, { ...views, ids: ids.tensor, y }, params, rows, { WORKGROUP: gpu().rowThreads });
+  }
   return y;
 }
 
@@ -68,17 +73,31 @@ export function embeddingBackward(dy: Tensor, ids: TokenIds, tableShape: Shape):
   }
   return scope(() => {
     const dTable = fill(tableShape, 0);
-    const { segments, occurrences } = groupById(ids.host);
-    if (occurrences.length === 0) return dTable;
-    const buffers = { segmentTable: tensor(segments), occurrences: tensor(occurrences), dy, dTable };
-    const count = segments.length / 3;
-    launch(backwardKernel, buffers, { cols, segments: count }, count, { WORKGROUP: gpu().rowThreads });
+    const { segments, ...grouped } = groupById(ids.host);
+    const occurrences = tensor(grouped.occurrences);
+    for (const { views, ...rows } of rowRanges({ dTable })) {
+      const inRange = segmentsOf(segments, rows);
+      const segmentTable = tensor(Uint32Array.from(inRange.flat()));
+      const params = { cols, segments: inRange.length };
+      const buffers = { segmentTable, occurrences, dy, ...views };
+      launch(backwardKernel, buffers, params, inRange.length, { WORKGROUP: gpu().rowThreads });
+    }
     return dTable;
   });
 }
 
+/** One id and its positions, occurrences[first .. end - 1]. */
+type Segment = readonly [id: number, first: number, end: number];
+
+/** The segments of these rows of the table, ids counted from the first of them. */
+function segmentsOf(segments: readonly Segment[], { start, count }: Range): Segment[] {
+  return segments
+    .filter(([id]) => id >= start && id < start + count)
+    .map(([id, first, end]) => [id - start, first, end]);
+}
+
 /** Positions grouped by id: [7, 5, 7] -> segments (7, 0, 2) (5, 2, 3) over occurrences [0, 2, 1]. */
-function groupById(ids: Uint32Array): { segments: Uint32Array; occurrences: Uint32Array } {
+function groupById(ids: Uint32Array): { segments: Segment[]; occurrences: Uint32Array } {
   const positions = new Map<number, number[]>();
   ids.forEach((id, i) => {
     const group = positions.get(id);
@@ -86,12 +105,11 @@ function groupById(ids: Uint32Array): { segments: Uint32Array; occurrences: Uint
     else positions.set(id, [i]);
   });
   const occurrences = new Uint32Array(ids.length);
-  const segments = new Uint32Array(3 * positions.size);
+  const segments: Segment[] = [];
   let first = 0;
-  let segment = 0;
   for (const [id, group] of positions) {
     occurrences.set(group, first);
-    segments.set([id, first, first + group.length], 3 * segment++);
+    segments.push([id, first, first + group.length]);
     first += group.length;
   }
   return { segments, occurrences };

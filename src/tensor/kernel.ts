@@ -3,13 +3,14 @@
  *
  * The declaration beside each launcher names the buffers and parameters; their binding numbers, access modes and types
  * are read from the WGSL text, so layout and shader cannot disagree. Pipelines are cached by what they are made of
- * (shader, entry point, constants); bind groups by the buffers they bind, which repeat from step to step.
+ * (shader, entry point, constants); bind groups by the parts of buffers they bind, which repeat from step to step.
  */
 import { loadShader, locate, reflectShader, type ShaderInterface } from "../shaders/load.ts";
 import { GpuError, awaitCheck, gpu, reportFailure } from "./device.ts";
 import { beforeTrim } from "./memory.ts";
 import { PARAM_BYTES, record, uniformBuffer } from "./recorder.ts";
-import type { Tensor } from "./tensor.ts";
+import { ShapeError, show, type Shape } from "./shape.ts";
+import { byteLength, type Tensor } from "./tensor.ts";
 
 export type Constants = Readonly<Record<string, number>>;
 
@@ -19,6 +20,8 @@ export interface Kernel<Buffers extends string, Params extends string> {
   readonly entry: string;
   readonly buffers: readonly Buffers[];
   readonly params: readonly Params[];
+  /** Buffers that may hold bf16 values, and the shader's constant that is then 1. */
+  readonly bf16?: Readonly<Partial<Record<Buffers, string>>>;
 }
 
 interface Pipeline {
@@ -41,13 +44,15 @@ export function kernel<const Buffers extends string, const Params extends string
   entry: string;
   buffers: readonly Buffers[];
   params?: readonly Params[];
+  bf16?: Readonly<Partial<Record<NoInfer<Buffers>, string>>>;
 }): Kernel<Buffers, Params> {
   return { ...declaration, params: declaration.params ?? [] };
 }
 
 /**
  * Appends one dispatch of `groups` workgroups. `constants` specialise the shader (tile sizes, head size, flags).
- * @throws GpuError when a tensor was already released or a binding exceeds the adapter's limit.
+ * @throws GpuError when a tensor was already released, or is larger than a binding may be: launchers that meet large
+ * tensors launch once per range (`ranges.ts`).
  */
 export function launch<Buffers extends string, Params extends string>(
   kernel: Kernel<Buffers, Params>,
@@ -57,15 +62,26 @@ export function launch<Buffers extends string, Params extends string>(
   constants: Constants = {},
 ): void {
   if (groups === 0) return;
-  const pipeline = pipelineFor(kernel, constants);
-  const used = kernel.buffers.map((name) => buffers[name].storage);
-  let key = `${pipeline.id}`;
-  used.forEach((storage, i) => {
+  const { maxBindingBytes } = gpu();
+  let specialised = constants;
+  let key = "";
+  for (const name of kernel.buffers) {
+    const { storage, byteOffset = 0, shape, dtype } = buffers[name];
+    const bytes = byteLength(buffers[name]);
     if (storage.released) {
-      throw new GpuError(`${kernel.shader}.${kernel.entry}: ${kernel.buffers[i]} was released (its scope has ended)`);
+      throw new GpuError(`${kernel.shader}.${kernel.entry}: ${name} was released (its scope has ended)`);
     }
-    key += `|${storage.pooled.id}:${storage.bytes}`;
-  });
+    if (bytes > maxBindingBytes) {
+      throw new GpuError(
+        `${kernel.shader}.${kernel.entry}: ${name} ${show(shape)} has ${bytes} bytes, this adapter binds at most ` +
+          `${maxBindingBytes}. Fix: a smaller batch or shorter sequences`,
+      );
+    }
+    if (dtype === "bf16") specialised = { ...specialised, [bf16Constant(kernel, name, shape)]: 1 };
+    key += `|${storage.pooled.id}:${byteOffset}:${bytes}`;
+  }
+  const pipeline = pipelineFor(kernel, specialised);
+  key = `${pipeline.id}${key}`;
   let bindGroup = bindGroups.get(key);
   if (!bindGroup) {
     bindGroup = createBindGroup(kernel, pipeline, buffers);
@@ -87,7 +103,17 @@ export function launch<Buffers extends string, Params extends string>(
     bindGroup,
     writeParams,
     foldGrid(groups),
-    used.map(({ pooled }) => pooled),
+    kernel.buffers.map((name) => buffers[name].storage.pooled),
+  );
+}
+
+/** The constant that makes a kernel read bf16 from a buffer. @throws ShapeError when it cannot. */
+function bf16Constant<Buffers extends string>(kernel: Kernel<Buffers, string>, name: Buffers, shape: Shape): string {
+  const constant = kernel.bf16?.[name];
+  if (constant) return constant;
+  throw new ShapeError(
+    `${kernel.shader}.${kernel.entry}: ${name} ${show(shape)} is bf16. Such weights are frozen: they serve as ` +
+      "embedding tables and as the second operand of matmul, and have no gradient. Fix: upload it as float32",
   );
 }
 
@@ -184,14 +210,9 @@ function createBindGroup<Buffers extends string>(
 ): GPUBindGroup {
   const { device } = gpu();
   const entries: GPUBindGroupEntry[] = kernel.buffers.map((name) => {
-    const { pooled, bytes } = buffers[name].storage;
-    if (bytes > device.limits.maxStorageBufferBindingSize) {
-      throw new GpuError(
-        `${kernel.shader}.${kernel.entry}: ${name} [${buffers[name].shape.join(", ")}] has ${bytes} bytes, ` +
-          `this adapter binds at most ${device.limits.maxStorageBufferBindingSize}`,
-      );
-    }
-    return { binding: shape.buffers.get(name)!.binding, resource: { buffer: pooled.buffer, size: Math.max(4, bytes) } };
+    const { storage, byteOffset: offset = 0 } = buffers[name];
+    const size = Math.max(4, byteLength(buffers[name]));
+    return { binding: shape.buffers.get(name)!.binding, resource: { buffer: storage.pooled.buffer, offset, size } };
   });
   if (kernel.params.length > 0) entries.push({ binding: 0, resource: { buffer: uniformBuffer(), size: PARAM_BYTES } });
   return device.createBindGroup({ layout, entries });

@@ -6,8 +6,9 @@
  */
 import { gpu } from "./device.ts";
 import { kernel, launch, type Constants } from "./kernel.ts";
+import { rowRange, rowsPerRange, type Range } from "./ranges.ts";
 import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, show, sizeOf } from "./shape.ts";
-import { empty, size, type Tensor } from "./tensor.ts";
+import { empty, type Tensor } from "./tensor.ts";
 
 export interface MatmulOptions {
   /** Read a [.., k, m] as [.., m, k]. */
@@ -23,11 +24,9 @@ export interface MatmulLaunchOptions extends MatmulOptions {
   readonly variant?: MatmulVariant;
 }
 
-/** Rows start .. start + count - 1 of a matrix [rows, cols]. */
-export interface RowRange {
+/** Rows start .. start + count - 1 of a matrix [rows, cols]; unlike those of a view, they may start anywhere. */
+export interface RowRange extends Range {
   readonly matrix: Tensor;
-  readonly start: number;
-  readonly count: number;
 }
 
 export interface RowsOptions extends MatmulOptions {
@@ -38,20 +37,24 @@ export interface RowsOptions extends MatmulOptions {
 /** A matrix in a buffer, by strides in elements. */
 interface Operand {
   readonly tensor: Tensor;
+  /** First row that is used, as stored. */
+  readonly start: number;
+  readonly transposed: boolean;
+  /** Rows and columns after transposing. */
   readonly rows: number;
   readonly cols: number;
-  readonly offset: number;
   readonly rowStride: number;
   readonly colStride: number;
 }
 
 const buffers = ["a", "b", "c"] as const;
 const params = [
-  "rows", "cols", "inner", "aOffset", "aRow", "aInner", "bOffset", "bInner", "bCol", "cOffset", "accumulate",
+  "rows", "cols", "inner", "aOffset", "aRow", "aInner", "bOffset", "bInner", "bCol", "cOffset", "cRow", "accumulate",
   "batches", "batchSize1", "batchSize2", "aBatch0", "aBatch1", "aBatch2", "bBatch0", "bBatch1", "bBatch2",
 ] as const;
-const subgroupKernel = kernel({ shader: "matmul_subgroup", entry: "matmul", buffers, params });
-const sharedKernel = kernel({ shader: "matmul_tile", entry: "matmul", buffers, params });
+const bf16 = { b: "B_BF16" } as const;
+const subgroupKernel = kernel({ shader: "matmul_subgroup", entry: "matmul", buffers, params, bf16 });
+const sharedKernel = kernel({ shader: "matmul_tile", entry: "matmul", buffers, params, bf16 });
 
 interface Variant {
   readonly kernel: typeof subgroupKernel;
@@ -95,7 +98,8 @@ export function chooseVariant(rows: number): MatmulVariant {
 
 /**
  * op(a) op(b) over the last two axes, [.., m, k] x [.., k, n] -> [.., m, n], where op transposes if asked to; the
- * leading axes broadcast. Equals `torch.matmul` for operands of rank 2 and more.
+ * leading axes broadcast. Equals `torch.matmul` for operands of rank 2 and more. b may be bf16; a and the result are
+ * float32.
  * @throws ShapeError when the shapes do not fit.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}): Tensor {
@@ -121,7 +125,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
     throw new ShapeError(`${product} = ${show(shape)} cannot be added into ${show(accumulateInto.shape)}`);
   }
   const c = accumulateInto ?? empty(shape);
-  multiply(left, right, c, 0, accumulateInto !== undefined, batch, options.variant);
+  multiply(left, right, operand(c, false), accumulateInto !== undefined, batch, options.variant);
   return c;
 }
 
@@ -140,7 +144,7 @@ export function matmulRows(a: RowRange, b: RowRange, c: RowRange, options: RowsO
   if (result.rows !== left.rows || result.cols !== right.cols) {
     throw new ShapeError(`${product}: the result does not fit into [${result.rows}, ${result.cols}]`);
   }
-  multiply(left, right, c.matrix, result.offset, accumulate);
+  multiply(left, right, result, accumulate);
 }
 
 /** All rows of a matrix, for `matmulRows`. */
@@ -153,30 +157,34 @@ function describe({ shape }: Tensor, transposed: boolean): string {
 }
 
 function operand(tensor: Tensor, transposed: boolean, range?: RowRange): Operand {
-  if (tensor.dtype !== "f32") throw new ShapeError(`matmul: ${show(tensor.shape)} holds u32 ids, not float32 data`);
-  const [total, cols] = tensor.shape.slice(-2) as [number, number];
+  if (tensor.dtype === "u32") throw new ShapeError(`matmul: ${show(tensor.shape)} holds u32 ids, not float32 data`);
+  const [total, width] = tensor.shape.slice(-2) as [number, number];
   if (range && (tensor.shape.length !== 2 || range.start < 0 || range.start + range.count > total)) {
     throw new ShapeError(
       `matmulRows: ${show(tensor.shape)} is no matrix with rows ${range.start} to ${range.start + range.count - 1}`,
     );
   }
+  const start = range?.start ?? 0;
   const rows = range?.count ?? total;
-  const offset = (range?.start ?? 0) * cols;
   return transposed
-    ? { tensor, rows: cols, cols: rows, offset, rowStride: 1, colStride: cols }
-    : { tensor, rows, cols, offset, rowStride: cols, colStride: 1 };
+    ? { tensor, start, transposed, rows: width, cols: rows, rowStride: 1, colStride: width }
+    : { tensor, start, transposed, rows, cols: width, rowStride: width, colStride: 1 };
 }
 
 function checkInner(product: string, a: Operand, b: Operand): void {
   if (a.cols !== b.rows) throw new ShapeError(`${product}: inner sizes ${a.cols} and ${b.rows} differ`);
 }
 
-/** Launches one product; `batch` holds the merged batch axes with the strides of a and b. */
+/**
+ * Launches one product: one dispatch, unless a matrix is too large to be bound. Then each axis is cut where a matrix
+ * stored along it passes from one of its ranges to the next. Pieces of rows and columns of c are computed one by one;
+ * pieces of the inner axis are added up in c, the only case in which the cut shows in the rounding of the result.
+ * `batch` holds the merged batch axes with the strides of a and b; batched matrices are not cut.
+ */
 function multiply(
   a: Operand,
   b: Operand,
-  c: Tensor,
-  cOffset: number,
+  c: Operand,
   accumulate: boolean,
   batch: { shape: number[]; strides: number[][] } = { shape: [], strides: [[], []] },
   variant: MatmulVariant = chooseVariant(a.rows),
@@ -186,19 +194,56 @@ function multiply(
   const [bBatch0, bBatch1, bBatch2] = leftPad(batch.strides[1]!, 0);
   const batches = sizeOf(batch.shape);
   const { kernel, tileRows, tileCols, constants } = variants[variant];
-  launch(
-    kernel,
-    { a: a.tensor, b: b.tensor, c },
-    {
-      rows: a.rows, cols: b.cols, inner: a.cols,
-      aOffset: a.offset, aRow: a.rowStride, aInner: a.colStride,
-      bOffset: b.offset, bInner: b.rowStride, bCol: b.colStride,
-      cOffset, accumulate: accumulate ? 1 : 0,
-      batches, batchSize1, batchSize2, aBatch0, aBatch1, aBatch2, bBatch0, bBatch1, bBatch2,
-    },
-    size(c) === 0 ? 0 : batches * Math.ceil(a.rows / tileRows) * Math.ceil(b.cols / tileCols),
-    constants,
-  );
+  const launchPiece = (rows: Range, cols: Range, inner: Range): void => {
+    const [ofA, ofB, ofC] = [bindBlock(a, rows, inner), bindBlock(b, inner, cols), bindBlock(c, rows, cols)];
+    launch(
+      kernel,
+      { a: ofA.tensor, b: ofB.tensor, c: ofC.tensor },
+      {
+        rows: rows.count, cols: cols.count, inner: inner.count,
+        aOffset: ofA.offset, aRow: a.rowStride, aInner: a.colStride,
+        bOffset: ofB.offset, bInner: b.rowStride, bCol: b.colStride,
+        cOffset: ofC.offset, cRow: c.rowStride, accumulate: accumulate || inner.start > 0 ? 1 : 0,
+        batches, batchSize1, batchSize2, aBatch0, aBatch1, aBatch2, bBatch0, bBatch1, bBatch2,
+      },
+      batches * Math.ceil(rows.count / tileRows) * Math.ceil(cols.count / tileCols),
+      constants,
+    );
+  };
+  const colPieces = cutAxis(b.cols, b.transposed ? [b] : []);
+  const innerPieces = cutAxis(a.cols, [...(a.transposed ? [a] : []), ...(b.transposed ? [] : [b])]);
+  for (const rows of cutAxis(a.rows, a.transposed ? [c] : [a, c])) {
+    for (const cols of colPieces) for (const inner of innerPieces) launchPiece(rows, cols, inner);
+  }
+}
+
+/** Pieces of an axis, each within one range of every matrix whose stored rows follow that axis: normally one piece. */
+function cutAxis(length: number, along: readonly Operand[]): Range[] {
+  const cuts = new Set([0]);
+  for (const { tensor, start } of along) {
+    const step = rangeRows(tensor);
+    for (let at = step - (start % step); at < length; at += step) cuts.add(at);
+  }
+  const starts = [...cuts].sort((left, right) => left - right);
+  return starts.map((start, i) => ({ start, count: (starts[i + 1] ?? length) - start }));
+}
+
+/** What to bind for a block of an operand, the matrix or the range of it that holds the block, and its offset. */
+function bindBlock(of: Operand, rows: Range, cols: Range): { tensor: Tensor; offset: number } {
+  const { tensor, transposed } = of;
+  const [down, across] = transposed ? [cols.start, rows.start] : [rows.start, cols.start];
+  const row = of.start + down;
+  const width = tensor.shape.at(-1)!;
+  const step = rangeRows(tensor);
+  if (step === Infinity) return { tensor, offset: row * width + across };
+  const first = row - (row % step);
+  const view = rowRange(tensor, first, Math.min(step, tensor.shape[0]! - first));
+  return { tensor: view, offset: (row - first) * width + across };
+}
+
+/** Rows of the ranges that a matrix is bound by; a batch of matrices is not cut. */
+function rangeRows(tensor: Tensor): number {
+  return tensor.shape.length === 2 ? rowsPerRange([tensor]) : Infinity;
 }
 
 /** Three numbers, the last ones being `values`: [5] -> [1, 1, 5]. */

@@ -36,6 +36,12 @@ export interface MemoryStats {
   poolBytes: number;
 }
 
+/**
+ * The largest allocation, 2 GiB: element indices and byte offsets then fit into the u32 arithmetic of every kernel with
+ * room to spare, and into the bindings of drivers that go wrong near 4 GiB.
+ */
+const MAX_BYTES = 2 ** 31;
+
 const freeBuffers = new Map<number, PooledBuffer[]>();
 const scopes: Set<Storage>[] = [];
 const stats: MemoryStats = { liveBytes: 0, liveBuffers: 0, peakBytes: 0, poolBytes: 0 };
@@ -65,9 +71,12 @@ export function sizeClass(bytes: number): number {
 
 /**
  * A buffer of at least `bytes` bytes with undefined content, released with the innermost scope.
- * @throws GpuError when the adapter's buffer limit or the byte budget does not allow it.
+ * @throws GpuError when it exceeds 2 GiB, the adapter's buffer limit or the byte budget.
  */
 export function allocate(bytes: number): Storage {
+  if (bytes > MAX_BYTES) {
+    throw new GpuError(`a tensor of ${mib(bytes)} exceeds ${mib(MAX_BYTES)}, the most that one tensor may hold`);
+  }
   const capacity = Math.max(256, sizeClass(bytes));
   const pooled = freeBuffers.get(capacity)?.pop() ?? createBuffer(capacity);
   const owner = scopes.at(-1) ?? null;

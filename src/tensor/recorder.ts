@@ -75,56 +75,96 @@ export function submit(): void {
   serial += 1;
 }
 
-/** Copies host data into an allocation, in order with the recorded commands. */
-export function upload(storage: Storage, data: Float32Array | Uint32Array): void {
+/** Copies host data into an allocation from a byte offset on, in order with the recorded commands. */
+export function upload({ pooled }: Storage, byteOffset: number, data: Float32Array | Uint32Array | Uint16Array): void {
   // queue.writeBuffer runs before commands not yet submitted: if one of those uses this buffer, submit it first.
-  if (storage.pooled.lastUse === serial) submit();
-  gpu().device.queue.writeBuffer(storage.pooled.buffer, 0, data.buffer, data.byteOffset, data.byteLength);
+  if (pooled.lastUse === serial) submit();
+  gpu().device.queue.writeBuffer(pooled.buffer, byteOffset, data.buffer, data.byteOffset, data.byteLength);
 }
+
+/** A part of an allocation, in bytes. */
+export interface Region {
+  readonly storage: Storage;
+  readonly byteOffset: number;
+  readonly bytes: number;
+}
+
+/** Staging buffers grow to this size; a larger readback is spread over several. */
+const MAX_STAGING_BYTES = 2 ** 26;
 
 const stagingBuffers = new Map<number, GPUBuffer[]>();
 
-/** Copies allocations back to the host in one round trip; everything recorded before has run by then. */
-export async function download(storages: readonly Storage[]): Promise<ArrayBuffer[]> {
-  const { device } = gpu();
-  const total = storages.reduce((sum, { bytes }) => sum + align(bytes), 0);
-  if (total === 0) return storages.map(() => new ArrayBuffer(0));
-  const capacity = 2 ** Math.ceil(Math.log2(Math.max(total, 4096)));
-  const staging =
-    stagingBuffers.get(capacity)?.pop() ??
-    device.createBuffer({
-      label: "readback",
-      size: capacity,
-      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-    });
+/** Copies regions back to the host in one round trip; everything recorded before has run by then. */
+export async function download(regions: readonly Region[]): Promise<ArrayBuffer[]> {
+  const results = regions.map(({ bytes }) => new ArrayBuffer(bytes));
+  const batches = planReadback(regions).map((batch) => ({ ...batch, staging: takeStaging(batch.bytes) }));
+  if (batches.length === 0) return results;
   pass?.end();
   pass = null;
-  encoder ??= device.createCommandEncoder();
-  let offset = 0;
-  for (const { pooled, bytes } of storages) {
-    if (bytes > 0) encoder.copyBufferToBuffer(pooled.buffer, 0, staging, offset, align(bytes));
-    offset += align(bytes);
+  encoder ??= gpu().device.createCommandEncoder();
+  for (const { staging, copies } of batches) {
+    for (const { region, from, to, bytes } of copies) {
+      const { storage, byteOffset } = regions[region]!;
+      encoder.copyBufferToBuffer(storage.pooled.buffer, byteOffset + from, staging, to, align(bytes));
+    }
   }
   submit();
   try {
-    await staging.mapAsync(GPUMapMode.READ, 0, align(total));
+    await Promise.all(batches.map(({ staging, bytes }) => staging.mapAsync(GPUMapMode.READ, 0, bytes)));
   } catch (error) {
     await settleChecks(); // a lost device or a failed submit explains the failed mapping better
     throw error;
   }
-  const mapped = staging.getMappedRange(0, align(total));
-  offset = 0;
-  const results = storages.map(({ bytes }) => {
-    const copy = mapped.slice(offset, offset + bytes);
-    offset += align(bytes);
-    return copy;
-  });
-  staging.unmap();
-  const free = stagingBuffers.get(capacity);
-  if (free) free.push(staging);
-  else stagingBuffers.set(capacity, [staging]);
+  for (const { staging, copies, bytes: total } of batches) {
+    const mapped = staging.getMappedRange(0, total);
+    for (const { region, from, to, bytes } of copies) {
+      new Uint8Array(results[region]!, from, bytes).set(new Uint8Array(mapped, to, bytes));
+    }
+    staging.unmap();
+    returnStaging(staging);
+  }
   await settleChecks();
   return results;
+}
+
+/** What one staging buffer takes: bytes `from` .. of a region (by number) go to byte `to` of the buffer. */
+interface ReadbackBatch {
+  bytes: number;
+  readonly copies: { region: number; from: number; to: number; bytes: number }[];
+}
+
+/** Packs regions into staging buffers one after the other; a large region continues in the next buffer. */
+function planReadback(regions: readonly Region[]): ReadbackBatch[] {
+  const batches: ReadbackBatch[] = [];
+  regions.forEach((region, i) => {
+    for (let from = 0; from < region.bytes; ) {
+      let batch = batches.at(-1);
+      if (!batch || batch.bytes === MAX_STAGING_BYTES) {
+        batch = { bytes: 0, copies: [] };
+        batches.push(batch);
+      }
+      const bytes = Math.min(region.bytes - from, MAX_STAGING_BYTES - batch.bytes);
+      batch.copies.push({ region: i, from, to: batch.bytes, bytes });
+      batch.bytes += align(bytes);
+      from += bytes;
+    }
+  });
+  return batches;
+}
+
+/** A staging buffer of at least `bytes` bytes: sizes are powers of two, so that few of them serve every readback. */
+function takeStaging(bytes: number): GPUBuffer {
+  const size = 2 ** Math.ceil(Math.log2(Math.max(bytes, 4096)));
+  const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+  return stagingBuffers.get(size)?.pop() ?? gpu().device.createBuffer({ label: "readback", size, usage });
+}
+
+/** Keeps a staging buffer for the next readback, unless it is one of the largest. */
+function returnStaging(staging: GPUBuffer): void {
+  if (staging.size === MAX_STAGING_BYTES) return staging.destroy();
+  const free = stagingBuffers.get(staging.size);
+  if (free) free.push(staging);
+  else stagingBuffers.set(staging.size, [staging]);
 }
 
 beforeTrim(() => {

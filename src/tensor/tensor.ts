@@ -1,5 +1,6 @@
 /**
- * A tensor: a shape over a GPU allocation. Always contiguous and row-major; float32 data or u32 ids.
+ * A tensor: a shape over a GPU allocation, or over some rows of one. Always contiguous and row-major; float32 data, u32
+ * ids, or frozen weights in bfloat16.
  *
  * There are no methods that compute: operations are functions, one launcher file per shader, so that no class has to
  * know every operation.
@@ -8,12 +9,22 @@ import { allocate, keepStorage, release, type Storage } from "./memory.ts";
 import { download, upload } from "./recorder.ts";
 import { ShapeError, show, sizeOf, type Shape } from "./shape.ts";
 
-export type DType = "f32" | "u32";
+/**
+ * bf16 (the upper half of a float32, two values to a u32) halves the memory of weights that are only read: tables of
+ * embeddings and the second operand of matrix products. Kernels widen it as they load and add up in float32; nothing
+ * computes a bf16 tensor, and it has no gradient.
+ */
+export type DType = "f32" | "u32" | "bf16";
+
+/** What `tensor` and `write` take: the array type says which data type. A Uint16Array holds the bits of bf16 values. */
+export type HostData = Float32Array | Uint32Array | Uint16Array;
 
 export interface Tensor {
   readonly storage: Storage;
   readonly shape: Shape;
   readonly dtype: DType;
+  /** Where a view made by `rowRange` begins in the storage; absent where the tensor is all of it. */
+  readonly byteOffset?: number;
 }
 
 /** Number of elements of a tensor. */
@@ -21,28 +32,52 @@ export function size(x: Tensor): number {
   return sizeOf(x.shape);
 }
 
+/** Bytes of a tensor's elements, rounded up to whole 32-bit words. */
+export function byteLength(x: Tensor): number {
+  return Math.ceil((size(x) * elementBytes(x.dtype)) / 4) * 4;
+}
+
+/** Bytes of one element. */
+export function elementBytes(dtype: DType): number {
+  return dtype === "bf16" ? 2 : 4;
+}
+
 /** A tensor with undefined content (pooled buffers are dirty): the caller writes every element. */
 export function empty(shape: Shape, dtype: DType = "f32"): Tensor {
-  return { storage: allocate(4 * sizeOf(shape)), shape: [...shape], dtype };
+  return { storage: allocate(Math.ceil((sizeOf(shape) * elementBytes(dtype)) / 4) * 4), shape: [...shape], dtype };
 }
 
 /**
- * Uploads host data. A Uint32Array becomes a u32 tensor, anything else float32. @throws ShapeError on a wrong length.
+ * Uploads host data. A Uint32Array becomes a u32 tensor, a Uint16Array (of bits) a bf16 tensor, anything else float32.
+ * @throws ShapeError on a wrong length.
  */
-export function tensor(data: Float32Array | Uint32Array | readonly number[], shape: Shape = [data.length]): Tensor {
+export function tensor(data: HostData | readonly number[], shape: Shape = [data.length]): Tensor {
   if (data.length !== sizeOf(shape)) {
     throw new ShapeError(`tensor: ${data.length} values do not fill shape ${show(shape)} (${sizeOf(shape)})`);
   }
-  const host = data instanceof Float32Array || data instanceof Uint32Array ? data : new Float32Array(data);
-  const result = empty(shape, host instanceof Uint32Array ? "u32" : "f32");
+  const host = ArrayBuffer.isView(data) ? data : new Float32Array(data);
+  const result = empty(shape, dtypeOf(host));
   write(result, host);
   return result;
 }
 
-/** Overwrites a tensor with host data of the same length, in order with the operations recorded before. */
-export function write(x: Tensor, data: Float32Array | Uint32Array): void {
+/** Overwrites a tensor with host data of its length and type, in order with the operations recorded before. */
+export function write(x: Tensor, data: HostData): void {
   if (data.length !== size(x)) throw new ShapeError(`write: ${data.length} values into shape ${show(x.shape)}`);
-  if (data.length > 0) upload(x.storage, data);
+  if (dtypeOf(data) !== x.dtype) throw new ShapeError(`write: ${dtypeOf(data)} data into a ${x.dtype} tensor`);
+  if (data.length > 0) upload(x.storage, x.byteOffset ?? 0, data.byteLength % 4 === 0 ? data : wholeWords(data));
+}
+
+/** An odd number of bf16 values with one more: uploads are multiples of four bytes. */
+function wholeWords(halves: HostData): Uint16Array {
+  const padded = new Uint16Array(halves.length + 1);
+  padded.set(halves);
+  return padded;
+}
+
+function dtypeOf(data: HostData): DType {
+  if (data instanceof Uint16Array) return "bf16";
+  return data instanceof Uint32Array ? "u32" : "f32";
 }
 
 /** Another shape over the same memory; one dimension may be -1. @throws ShapeError when the sizes differ. */
@@ -52,24 +87,35 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   if (sizeOf(resolved) !== size(x) || !resolved.every(Number.isInteger)) {
     throw new ShapeError(`reshape: ${show(x.shape)} has ${size(x)} elements, ${show(shape)} does not`);
   }
-  return { storage: x.storage, shape: resolved, dtype: x.dtype };
+  return { ...x, shape: resolved };
 }
 
-/** Reads tensors back in one round trip; waits until everything recorded before has run. */
+/** Reads tensors back in one round trip, bf16 as float32; waits until everything recorded before has run. */
 export async function readAll(tensors: readonly Tensor[]): Promise<(Float32Array | Uint32Array)[]> {
-  const buffers = await download(tensors.map(({ storage }) => storage));
-  return buffers.map((buffer, i) => (tensors[i]!.dtype === "u32" ? new Uint32Array(buffer) : new Float32Array(buffer)));
+  const buffers = await download(
+    tensors.map((x) => ({ storage: x.storage, byteOffset: x.byteOffset ?? 0, bytes: byteLength(x) })),
+  );
+  return buffers.map((buffer, i) => {
+    const { dtype } = tensors[i]!;
+    if (dtype === "bf16") return widen(new Uint16Array(buffer, 0, size(tensors[i]!)));
+    return dtype === "u32" ? new Uint32Array(buffer) : new Float32Array(buffer);
+  });
 }
 
-/** Reads a float32 tensor back to the host. */
+/** bf16 bits -> float32: they are its upper half. */
+function widen(bits: Uint16Array): Float32Array {
+  return new Float32Array(Uint32Array.from(bits, (half) => half << 16).buffer);
+}
+
+/** Reads a float32 or bf16 tensor back to the host. */
 export async function read(x: Tensor): Promise<Float32Array> {
-  if (x.dtype !== "f32") throw new ShapeError("read: the tensor holds u32 ids, use readIds");
+  if (x.dtype === "u32") throw new ShapeError("read: the tensor holds u32 ids, use readIds");
   return (await readAll([x]))[0] as Float32Array;
 }
 
 /** Reads a u32 tensor back to the host. */
 export async function readIds(x: Tensor): Promise<Uint32Array> {
-  if (x.dtype !== "u32") throw new ShapeError("readIds: the tensor holds float32 data, use read");
+  if (x.dtype !== "u32") throw new ShapeError(`readIds: the tensor holds ${x.dtype} data, use read`);
   return (await readAll([x]))[0] as Uint32Array;
 }
 

@@ -4,6 +4,8 @@
  * Departs from the textbook (log-softmax of all logits, then a gather): logits are computed for a chunk of rows,
  * reduced to three numbers per row and dropped; backward computes them again, chunk by chunk. [N, V] never exists: for
  * 1,000 tokens and Qwen's vocabulary it would take 600 MB. The price is one more matrix product in backward.
+ * The head may be larger than a binding: the products work through it by ranges of rows (`matmul.ts`), each of which
+ * fills its columns of a chunk's logits.
  */
 import { gpu } from "./device.ts";
 import { kernel, launch } from "./kernel.ts";
@@ -43,8 +45,9 @@ const backwardKernel = kernel({
 });
 
 /**
- * hidden [N, C], head [V, C], targets u32 [N] -> logProbs, entropy (nats) and logSumExp, all [N], of the distributions
- * softmax(hidden headᵀ / temperature). Equals `F.log_softmax(hidden @ head.T / temperature, -1).gather(..)`.
+ * hidden [N, C], head [V, C] (float32 or bf16), targets u32 [N] -> logProbs, entropy (nats) and logSumExp, all [N], of
+ * the distributions softmax(hidden headᵀ / temperature). Equals
+ * `F.log_softmax(hidden @ head.T / temperature, -1).gather(..)`.
  * A target of IGNORE (cross_entropy.ts) gives log-probability and entropy 0; any other target outside 0..V-1 gives NaN.
  * @throws ShapeError when shapes or options do not fit.
  */
@@ -71,6 +74,7 @@ export function tokenLogProb(
 /**
  * Gradients with respect to hidden [N, C] and head [V, C], each only if wanted, from those of the log-probabilities [N]
  * and of the entropies [N]. `options` must be those of the forward call.
+ * @throws ShapeError when the gradient of a bf16 head is wanted: it is frozen.
  */
 export function tokenLogProbBackward(
   saved: SavedForBackward,
@@ -79,6 +83,9 @@ export function tokenLogProbBackward(
   wanted: { hidden: boolean; head: boolean },
 ): { dHidden: Tensor | null; dHead: Tensor | null } {
   const { hidden, head, targets, logSumExp, entropy } = saved;
+  if (wanted.head && head.dtype === "bf16") {
+    throw new ShapeError(`tokenLogProb: the head ${show(head.shape)} is bf16, thus frozen; it has no gradient`);
+  }
   const dHidden = wanted.hidden ? empty(hidden.shape) : null;
   const dHead = wanted.head ? empty(head.shape) : null;
   forEachChunk(hidden, head, options, (logits, rows, shared) => {
@@ -110,14 +117,15 @@ interface ChunkParams {
 function forEachChunk(
   hidden: Tensor,
   head: Tensor,
-  { temperature = 1, chunkRows = defaultChunkRows(head.shape[0]!) }: TokenLogProbOptions,
+  { temperature = 1, chunkRows: wantedRows }: TokenLogProbOptions,
   use: (logits: Tensor, rows: RowRange, params: ChunkParams) => void,
 ): void {
   if (!(temperature > 0)) throw new ShapeError(`tokenLogProb: temperature ${temperature} must be above 0`);
-  if (!Number.isInteger(chunkRows) || chunkRows < 1) {
-    throw new ShapeError(`tokenLogProb: chunkRows ${chunkRows} must be a positive integer`);
+  if (wantedRows !== undefined && (!Number.isInteger(wantedRows) || wantedRows < 1)) {
+    throw new ShapeError(`tokenLogProb: chunkRows ${wantedRows} must be a positive integer`);
   }
   const [total, cols] = [hidden.shape[0]!, head.shape[0]!];
+  const chunkRows = rowsOfLogits(cols, wantedRows);
   let start = 0;
   do {
     const rows = { matrix: hidden, start, count: Math.min(chunkRows, total - start) };
@@ -130,12 +138,11 @@ function forEachChunk(
   } while (start < total); // an empty batch still runs once: it makes the head's gradient zero
 }
 
-/** Rows of logits that fit into 16 MiB, as whole tiles of the matrix product, and into one binding. */
-function defaultChunkRows(vocabulary: number): number {
+/** The wanted rows, or as many as fit into 16 MiB as whole tiles of the product; no more than can be bound. */
+function rowsOfLogits(vocabulary: number, wantedRows?: number): number {
   const bytesPerRow = 4 * Math.max(1, vocabulary);
-  const fitting = Math.floor(2 ** 24 / bytesPerRow / 32) * 32;
-  const bindable = Math.floor(gpu().device.limits.maxStorageBufferBindingSize / bytesPerRow);
-  return Math.max(1, Math.min(Math.max(32, fitting), bindable));
+  const rows = wantedRows ?? Math.max(32, Math.floor(2 ** 24 / bytesPerRow / 32) * 32);
+  return Math.max(1, Math.min(rows, Math.floor(gpu().maxBindingBytes / bytesPerRow)));
 }
 
 /** The number of rows. @throws ShapeError */
