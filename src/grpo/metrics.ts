@@ -1,6 +1,6 @@
 /** What goes into metrics.jsonl, under TRL's names where TRL has one. No times: the same seed gives the same bytes. */
 import { average, standardDeviation } from "./advantage.ts";
-import type { ClipRange } from "./objective.ts";
+import type { ClipRange } from "./objective_parts.ts";
 import type { Experience } from "./rollout.ts";
 import type { UpdateResult } from "./update.ts";
 

@@ -1,76 +1,125 @@
 /**
- * The objectives, one function per equation. All are to be maximised.
+ * The switch: an objective by its name. The names of the token objectives mean what TRL's `loss_type` means.
  *
- * Shapes: G completions of a group, T tokens of the longest one. logProbs, oldLogProbs and mask are [G, T]; the mask is
- * 1 on tokens that the policy drew (its end token included) and 0 on padding; advantages are [G].
- * Only logProbs carries a gradient: oldLogProbs are stored numbers from the rollout.
+ * Where things are: objective_token.ts and objective_sequence.ts hold one function per published equation,
+ * objective_parts.ts what they are made of, objective_masks.ts masks and the entropy bonus, loss_metrics.ts what is
+ * reported about a step.
  */
-import * as ops from "../autograd/ops.ts";
-import { constant, type Variable } from "../autograd/variable.ts";
-import { tensor, type Tensor } from "../tensor/tensor.ts";
+import type { Batch, Objective, ObjectiveFunction, ObjectiveOptions, StepSize } from "./objective_parts.ts";
+import { reinforceObjective, rlooObjective, sequenceObjective } from "./objective_sequence.ts";
+import {
+  bnpoObjective,
+  cispoObjective,
+  dapoObjective,
+  drGrpoObjective,
+  grpoObjective,
+  gspoObjective,
+  sapoObjective,
+} from "./objective_token.ts";
 
-export interface GroupBatch {
-  /** log pi_theta(o_t | q, o_<t) under the policy being trained. */
-  readonly logProbs: Variable;
-  /** The same under the policy that drew the tokens. */
-  readonly oldLogProbs: Tensor;
-  /** float32 0/1. */
-  readonly mask: Tensor;
-  readonly advantages: Tensor;
+export interface ObjectiveEntry {
+  readonly evaluate: ObjectiveFunction;
+  /** For people: what the sum over tokens or completions is divided by. */
+  readonly normaliser: string;
+  /** How the ratio enters: clipped to [1 - low, 1 + high], capped at `high`, softly, or not at all. */
+  readonly ratio: "clipped" | "capped" | "soft" | "none";
+  /** The levels of ratios on offer; "sum" is exp of the summed log-ratio. */
+  readonly levels: readonly ("token" | "sequence" | "sum")[];
 }
 
-export interface ClipRange {
-  /** The ratio may fall to 1 - low and rise to 1 + high before the gradient stops. */
-  readonly low: number;
-  readonly high: number;
-}
+const BOTH = ["token", "sequence"] as const;
+const PER_COMPLETION = "completions of the step";
+const MEAN_OF_MEANS = "tokens of each completion, then completions of the step";
+const ALL_TOKENS = "completion tokens of the step";
 
-export interface Objective {
-  /** Scalar, to be maximised. */
-  readonly value: Variable;
-  /** The importance ratios it was computed from: [G] per sequence or [G, T] per token. */
-  readonly ratio: Variable;
-}
+/** All objectives. */
+export const OBJECTIVES = {
+  sequence: { evaluate: sequenceObjective, normaliser: PER_COMPLETION, ratio: "clipped", levels: ["sum"] },
+  rloo: { evaluate: rlooObjective, normaliser: PER_COMPLETION, ratio: "clipped", levels: ["sum"] },
+  reinforce: { evaluate: reinforceObjective, normaliser: PER_COMPLETION, ratio: "none", levels: ["token"] },
+  grpo: { evaluate: grpoObjective, normaliser: MEAN_OF_MEANS, ratio: "clipped", levels: BOTH },
+  bnpo: { evaluate: bnpoObjective, normaliser: "tokens of each micro-batch", ratio: "clipped", levels: BOTH },
+  dapo: { evaluate: dapoObjective, normaliser: ALL_TOKENS, ratio: "clipped", levels: BOTH },
+  dr_grpo: {
+    evaluate: drGrpoObjective,
+    normaliser: "completions of the step x longest completion allowed",
+    ratio: "clipped",
+    levels: BOTH,
+  },
+  gspo: { evaluate: gspoObjective, normaliser: PER_COMPLETION, ratio: "clipped", levels: ["sequence"] },
+  cispo: { evaluate: cispoObjective, normaliser: ALL_TOKENS, ratio: "capped", levels: BOTH },
+  sapo: { evaluate: sapoObjective, normaliser: MEAN_OF_MEANS, ratio: "soft", levels: BOTH },
+} as const satisfies Record<string, ObjectiveEntry>;
 
-/** log pi_theta - log pi_old per token, 0 behind the mask: [G, T] */
-function logRatio({ logProbs, oldLogProbs, mask }: GroupBatch): Variable {
-  return ops.mul(ops.sub(logProbs, constant(oldLogProbs)), constant(mask));
+export type ObjectiveName = keyof typeof OBJECTIVES;
+
+export function isObjectiveName(name: string): name is ObjectiveName {
+  return Object.hasOwn(OBJECTIVES, name);
 }
 
 /**
- * min(rho A, clip(rho, 1 - low, 1 + high) A), elementwise: PPO's clipped surrogate (Schulman et al. 2017, equation 7).
- * Where the clip is active the gradient is exactly 0; the minimum leaves the pessimistic side unclipped.
+ * The objective of a batch, to be maximised, with what metrics need of it. Summed over the micro-batches of a step it
+ * is the objective of the step (bnpo aside).
+ * @throws RangeError for options that do not go with the objective, or a batch whose parts do not fit together.
  */
-export function clippedSurrogate(ratio: Variable, advantages: Variable, clip: ClipRange): Variable {
-  const clipped = ops.clamp(ratio, 1 - clip.low, 1 + clip.high);
-  return ops.minimum(ops.mul(ratio, advantages), ops.mul(clipped, advantages));
+export function evaluateObjective(
+  name: ObjectiveName,
+  batch: Batch,
+  options: ObjectiveOptions,
+  step: StepSize,
+): Objective {
+  checkOptions(name, options);
+  checkBatch(name, batch);
+  return OBJECTIVES[name].evaluate(batch, options, step);
 }
 
 /**
- * J = 1/G sum_i min(rho_i A_i, clip(rho_i) A_i) with ONE ratio per completion, rho_i = exp(sum_t log-ratio_t):
- * the GRPO objective as written in the DeepSeek-R1 paper (2025, equation 1), without its KL term.
+ * Refuses options that the objective would ignore or that make no sense for it. Host only: worth calling before a run.
+ * @throws RangeError naming objective, option and fix.
  */
-export function sequenceObjective(batch: GroupBatch, clip: ClipRange): Objective {
-  const ratio = ops.exp(ops.sum(logRatio(batch), [1]));
-  return { value: ops.mean(clippedSurrogate(ratio, constant(batch.advantages), clip)), ratio };
+export function checkOptions(name: ObjectiveName, { clip, delta, ratioLevel, kl }: ObjectiveOptions): void {
+  const entry: ObjectiveEntry = OBJECTIVES[name];
+  const refuse = (problem: string): never => {
+    throw new RangeError(`objective ${name}: ${problem}`);
+  };
+  if (entry.ratio === "clipped") {
+    if (!(clip.low >= 0 && clip.low <= 1)) refuse(`epsilon ${clip.low} must lie between 0 and 1`);
+    if (!(clip.high >= 0)) refuse(`epsilon_high ${clip.high} must not be negative`);
+    if (delta !== undefined && !(delta > 1 + clip.high)) {
+      refuse(`delta ${delta} must be above 1 + epsilon_high = ${1 + clip.high}`);
+    }
+  } else if (delta !== undefined) {
+    refuse("it does not clip, so it takes no delta");
+  }
+  // TRL takes 0.2 here without a word, and every step is five times too short.
+  if (entry.ratio === "capped" && !(clip.high >= 1)) {
+    refuse(`epsilon_high ${clip.high} is the cap of the ratio itself and must be at least 1 (5 is usual)`);
+  }
+  if (ratioLevel && !entry.levels.includes(ratioLevel)) {
+    refuse(`its ratio level is ${entry.levels.join(" or ")}, not ${ratioLevel}`);
+  }
+  if (kl && !(kl.beta >= 0)) refuse(`beta ${kl.beta} must not be negative`);
+  if (kl?.biasCorrection && entry.ratio === "none") refuse("it has no ratio to correct the KL estimate with");
 }
 
-/**
- * J = sum_i sum_t min(rho_it A_i, clip(rho_it) A_i) / sum_i |o_i| with a ratio per token and one mean over all tokens
- * of the group, so long completions weigh more: DAPO (Yu et al. 2025, equation 8).
- */
-export function tokenObjective(batch: GroupBatch, clip: ClipRange, tokens: number): Objective {
-  const [group] = batch.mask.shape as [number, number];
-  const ratio = ops.exp(logRatio(batch));
-  const advantages = ops.reshape(constant(batch.advantages), [group, 1]);
-  const surrogate = ops.mul(clippedSurrogate(ratio, advantages, clip), constant(batch.mask));
-  return { value: ops.mulScalar(ops.sum(surrogate), 1 / tokens), ratio };
-}
-
-/** Rows of unequal length as a [G, T] tensor, padded with zeros: [[1, 2], [3]] -> [1, 2, 3, 0]. */
-export function padRows(rows: readonly (readonly number[])[], width: number): Tensor {
-  return tensor(Float32Array.from(rows.flatMap((row) => [...row, ...new Array<number>(width - row.length).fill(0)])), [
-    rows.length,
-    width,
-  ]);
+function checkBatch(name: ObjectiveName, { logProbs, mask, advantages, ...others }: Batch): void {
+  const shape = logProbs.value.shape;
+  const [rows, width] = shape;
+  if (shape.length !== 2) throw new RangeError(`objective ${name}: logProbs [${shape.join(", ")}] must be [N, T]`);
+  if (mask.length !== rows || mask.some((row) => row.length > width!)) {
+    const longest = Math.max(...mask.map(({ length }) => length));
+    throw new RangeError(`objective ${name}: a mask of ${mask.length} rows up to ${longest} for [${shape.join(", ")}]`);
+  }
+  if (advantages.length !== rows) {
+    throw new RangeError(`objective ${name}: ${advantages.length} advantages for ${rows} completions`);
+  }
+  for (const key of ["oldLogProbs", "referenceLogProbs", "policyWeights"] as const) {
+    const other = others[key]?.shape;
+    if (other && other.join() !== shape.join()) {
+      throw new RangeError(`objective ${name}: ${key} [${other.join(", ")}] beside logProbs [${shape.join(", ")}]`);
+    }
+  }
+  if (others.policyWeights && (OBJECTIVES[name].levels as readonly string[]).includes("sum")) {
+    throw new RangeError(`objective ${name}: it has one term per completion, so policyWeights cannot weigh its tokens`);
+  }
 }

@@ -15,7 +15,8 @@ import { scopeAsync } from "../tensor/memory.ts";
 import { readAll, tensor, type Tensor } from "../tensor/tensor.ts";
 import { groupAdvantages } from "./advantage.ts";
 import type { TrainConfig } from "./config.ts";
-import { padRows, sequenceObjective, tokenObjective } from "./objective.ts";
+import { evaluateObjective } from "./objective.ts";
+import { padRows, wholeStep } from "./objective_parts.ts";
 import type { Experience } from "./rollout.ts";
 
 export interface UpdateResult {
@@ -53,19 +54,15 @@ export async function gradientStep(
         group.map(({ logProbs }) => logProbs),
         longest,
       ),
-      mask: padRows(
-        lengths.map((length) => new Array<number>(length).fill(1)),
-        longest,
-      ),
-      advantages: tensor(advantages),
+      mask: lengths.map((length) => new Array<number>(length).fill(1)),
+      advantages,
     };
-    const clip = { low: config.epsilon, high: config.epsilonHigh };
-    const { value, ratio } =
-      config.objective === "sequence" ? sequenceObjective(batch, clip) : tokenObjective(batch, clip, tokens);
+    const options = { clip: { low: config.epsilon, high: config.epsilonHigh } };
+    const { value, ratio } = evaluateObjective(config.objective, batch, options, wholeStep(batch, longest));
     backward(value);
     const { gradNorm: norm } = optimizer.step(learningRate);
     zeroGrad(model.parameters.values());
-    return (await readAll([value.value, norm, ratio.value, policy.entropy])) as Float32Array[];
+    return (await readAll([value.value, norm, ratio, policy.entropy])) as Float32Array[];
   });
   const perToken = ratios!.length > group.length;
   const isReal = (i: number): boolean => !perToken || i % longest < lengths[Math.floor(i / longest)]!;
