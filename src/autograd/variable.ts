@@ -4,6 +4,7 @@
  * There is no global gradient switch: an operation records itself exactly when one of its inputs is tracked. Rollouts
  * and reference policies run on detached parameters and therefore record nothing.
  */
+import { ShapeError } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** The operation that produced a Variable: its inputs, and the rule from the output's gradient to the inputs'. */
@@ -26,8 +27,9 @@ export interface Variable {
   grad: Tensor | null;
 }
 
-/** A leaf whose gradient is wanted. */
+/** A leaf whose gradient is wanted. @throws ShapeError for a bf16 tensor, which cannot be trained. */
 export function parameter(value: Tensor): Variable {
+  if (value.dtype !== "f32") throw new ShapeError(`parameter: a ${value.dtype} tensor cannot be trained; load it as float32`);
   return { value, tracked: true, producer: null, grad: null };
 }
 

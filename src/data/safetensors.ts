@@ -130,11 +130,14 @@ function integerView(dtype: SafetensorsDtype, buffer: ArrayBuffer): ArrayLike<nu
   }
 }
 
-/** What the writer takes: float32 values, stored as they are or rounded to a 16-bit format (nearest, ties to even). */
-export interface TensorToWrite {
+/** A tensor of a file to be written; values are stored as they are or rounded to 16 bits (nearest, ties to even). */
+export interface TensorSpec {
   name: string;
   shape: readonly number[];
   dtype: "F32" | "BF16" | "F16";
+}
+
+export interface TensorToWrite extends TensorSpec {
   data: Float32Array;
 }
 
@@ -148,48 +151,108 @@ export interface TensorToWrite {
 export function writeSafetensors(
   path: string, tensors: Iterable<TensorToWrite>, metadata: Record<string, string> = {},
 ): void {
-  inFile(path, () => {
-    const sorted = [...tensors].sort(byDtypeThenName);
-    const head = encodeHead(sorted, metadata);
-    const temporary = `${path}.tmp-${process.pid}`;
-    try {
-      const file = openSync(temporary, "w+");
-      try {
-        writeBytes(file, head);
-        for (const tensor of sorted) writeBytes(file, encodeTensor(tensor));
-        fsyncSync(file);
-        parseHeader(readBytes(file, 0, head.length), fstatSync(file).size);
-      } finally {
-        closeSync(file);
-      }
-      renameSync(temporary, path);
-    } catch (error) {
-      rmSync(temporary, { force: true });
-      throw error;
-    }
-    syncDirectory(dirname(path));
-  });
+  const sorted = [...tensors].sort(byDtypeThenName);
+  const file = stageFile(path, sorted, metadata);
+  for (const tensor of sorted) file.append(tensor, tensor.data);
+  file.commit();
 }
 
-function byDtypeThenName(a: TensorToWrite, b: TensorToWrite): number {
+/**
+ * The same for tensors that are elsewhere: `read` fetches one at a time, so that host memory holds the largest tensor
+ * and not the file.
+ */
+export async function streamSafetensors<Tensor extends TensorSpec>(
+  path: string, tensors: Iterable<Tensor>, read: (tensor: Tensor) => Promise<Float32Array>,
+  metadata: Record<string, string> = {},
+): Promise<void> {
+  const sorted = [...tensors].sort(byDtypeThenName);
+  const file = stageFile(path, sorted, metadata);
+  for (const tensor of sorted) {
+    let data: Float32Array;
+    try {
+      data = await read(tensor);
+    } catch (error) {
+      file.discard();
+      throw error;
+    }
+    file.append(tensor, data);
+  }
+  file.commit();
+}
+
+interface StagedFile {
+  /** The next tensor's values, in the order of the header. */
+  append(tensor: TensorSpec, data: Float32Array): void;
+  /** Syncs and checks what was written, and gives it its name. */
+  commit(): void;
+  discard(): void;
+}
+
+/** A file under a temporary name, its header written. Whatever fails discards it and leaves as a SafetensorsError. */
+function stageFile(path: string, tensors: readonly TensorSpec[], metadata: Record<string, string>): StagedFile {
+  const temporary = `${path}.tmp-${process.pid}`;
+  let file: number | undefined;
+  const discard = (): void => {
+    if (file !== undefined) closeSync(file);
+    file = undefined;
+    rmSync(temporary, { force: true });
+  };
+  const guarded = <T>(action: () => T): T => {
+    return inFile(path, () => {
+      try {
+        return action();
+      } catch (error) {
+        discard();
+        throw error;
+      }
+    });
+  };
+  const head = guarded(() => {
+    const bytes = encodeHead(tensors, metadata);
+    file = openSync(temporary, "w+");
+    writeBytes(file, bytes);
+    return bytes;
+  });
+  return {
+    append: (tensor, data) => guarded(() => {
+      if (checkedProduct(tensor.shape) !== data.length) {
+        const problem = `shape [${tensor.shape}] does not hold ${data.length} values`;
+        throw new SafetensorsError("InvalidTensorView", `tensor ${quote(tensor.name)}: ${problem}`);
+      }
+      writeBytes(file!, encodeTensor(tensor.dtype, data));
+    }),
+    commit: () => guarded(() => {
+      fsyncSync(file!);
+      parseHeader(readBytes(file!, 0, head.length), fstatSync(file!).size);
+      closeSync(file!);
+      file = undefined;
+      renameSync(temporary, path);
+      syncDirectory(dirname(path));
+    }),
+    discard,
+  };
+}
+
+function byDtypeThenName(a: TensorSpec, b: TensorSpec): number {
   const dtypeOrder = DTYPE_ORDER.indexOf(b.dtype) - DTYPE_ORDER.indexOf(a.dtype);
   return dtypeOrder || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name));
 }
 
 /** The length bytes and the padded header. */
-function encodeHead(tensors: readonly TensorToWrite[], metadata: Record<string, string>): Uint8Array {
+function encodeHead(tensors: readonly TensorSpec[], metadata: Record<string, string>): Uint8Array {
   const fields: string[] = [];
   if (Object.keys(metadata).length > 0) fields.push(`"__metadata__":${JSON.stringify(metadata)}`);
   const names = new Set<string>();
   let begin = 0;
-  for (const { name, dtype, shape, data } of tensors) {
+  for (const { name, dtype, shape } of tensors) {
+    const values = checkedProduct(shape);
     const problem = names.has(name) ? "written twice"
       : name === "__metadata__" ? "the name is reserved"
-      : checkedProduct(shape) !== data.length ? `shape [${shape}] does not hold ${data.length} values`
+      : values === undefined ? `shape [${shape}] is too large`
       : undefined;
-    if (problem !== undefined) throw new SafetensorsError("InvalidTensorView", `tensor ${quote(name)}: ${problem}`);
+    if (problem !== undefined || values === undefined) throw new SafetensorsError("InvalidTensorView", `tensor ${quote(name)}: ${problem}`);
     names.add(name);
-    const end = begin + data.length * DTYPE_BITS[dtype] / 8;
+    const end = begin + values * DTYPE_BITS[dtype] / 8;
     fields.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`);
     begin = end;
   }
@@ -201,7 +264,7 @@ function encodeHead(tensors: readonly TensorToWrite[], metadata: Record<string, 
   return head;
 }
 
-function encodeTensor({ dtype, data }: TensorToWrite): Uint8Array {
+function encodeTensor(dtype: TensorSpec["dtype"], data: Float32Array): Uint8Array {
   const values = dtype === "F32" ? data : dtype === "BF16" ? f32ToBf16(data) : f32ToF16(data);
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

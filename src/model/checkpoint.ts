@@ -2,7 +2,7 @@
  * A Hugging Face model directory <-> a Gpt. Reads config.json and one or several safetensors files (F32, F16, BF16,
  * widened to float32); writes a directory that Python transformers loads.
  *
- * Weights are read tensor by tensor: while loading, the host holds one at a time. A directory is written under a
+ * Weights are read and written tensor by tensor: the host holds one at a time. A directory is written under a
  * temporary name and renamed when complete, so that no half-written model ever has its final name.
  */
 import {
@@ -17,11 +17,11 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { writeSafetensors } from "../data/safetensors.ts";
+import { streamSafetensors } from "../data/safetensors.ts";
 import { openWeights, type WeightFiles } from "../data/safetensors_index.ts";
 import { read } from "../tensor/tensor.ts";
 import { CheckpointError, configToHub, readConfig, readJsonObject, type GptConfig } from "./config.ts";
-import { createGpt, type Gpt } from "./gpt.ts";
+import { createGpt, type CreateOptions, type Gpt } from "./gpt.ts";
 import { parameterOf, parameterShapes } from "./parameters.ts";
 
 /** Files beside the weights that make a directory usable for text; copied along when a model is saved. */
@@ -33,12 +33,12 @@ export const TEXT_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_temp
  * missing, mis-shaped and unexpected tensors are listed, the others counted. @throws SafetensorsError for missing or
  * corrupt weight files.
  */
-export function loadGpt(directory: string): Gpt {
+export function loadGpt(directory: string, options: CreateOptions = {}): Gpt {
   const config = readConfig(directory);
   const weights = openWeights(directory);
   try {
     const tensorNames = parameterTensors(directory, config, weights);
-    return createGpt(config, (name) => weights.readF32(tensorNames.get(name)!));
+    return createGpt(config, (name) => weights.readF32(tensorNames.get(name)!), options);
   } finally {
     weights.close();
   }
@@ -53,19 +53,22 @@ export async function saveGpt(
   directory: string,
   { dtype = "F32", textFrom }: { dtype?: "F32" | "BF16"; textFrom?: string } = {},
 ): Promise<void> {
-  const tensors: { name: string; shape: readonly number[]; dtype: "F32" | "BF16"; data: Float32Array }[] = [];
-  for (const [name, { value }] of model.parameters) {
-    tensors.push({ name, shape: value.shape, dtype, data: await read(value) });
-  }
-  replaceDirectory(directory, (target) => {
-    writeSafetensors(join(target, "model.safetensors"), tensors, { format: "pt" });
+  const tensors = [...model.parameters].map(([name, { value }]) => ({ name, shape: value.shape, dtype, value }));
+  const staged = stageDirectory(directory);
+  try {
+    const target = staged.temporary;
+    await streamSafetensors(join(target, "model.safetensors"), tensors, ({ value }) => read(value), { format: "pt" });
     const config = { ...configToHub(model.config, dtype), ...specialIds(textFrom) };
     writeFileSync(join(target, "config.json"), JSON.stringify(config, null, 2) + "\n");
     for (const name of textFrom ? TEXT_FILES : []) {
       const source = join(textFrom!, name);
       if (existsSync(source)) copyFileSync(source, join(target, name));
     }
-  });
+    staged.commit();
+  } catch (error) {
+    staged.discard();
+    throw error;
+  }
 }
 
 /** Ids that config.json names beside the architecture: where generation ends when there is no generation_config.json. */
@@ -78,25 +81,41 @@ function specialIds(directory: string | undefined): Record<string, unknown> {
 
 /**
  * Lets `fill` write a new directory under a temporary name beside `directory`, then puts it in place of the old one.
- * When anything throws, the old one is as it was. A process killed between the two renames leaves the old one as
- * .old-PID.
+ * When anything throws, the old one is as it was.
  */
 export function replaceDirectory(directory: string, fill: (temporary: string) => void): void {
-  const temporary = `${directory}.tmp-${process.pid}`;
-  const previous = `${directory}.old-${process.pid}`;
+  const staged = stageDirectory(directory);
   try {
-    rmSync(temporary, { recursive: true, force: true });
-    mkdirSync(temporary, { recursive: true });
-    fill(temporary);
-    if (existsSync(directory)) renameSync(directory, previous);
-    renameSync(temporary, directory);
+    fill(staged.temporary);
+    staged.commit();
   } catch (error) {
-    rmSync(temporary, { recursive: true, force: true });
-    if (!existsSync(directory) && existsSync(previous)) renameSync(previous, directory);
+    staged.discard();
     throw error;
   }
-  rmSync(previous, { recursive: true, force: true });
-  syncDirectory(dirname(directory));
+}
+
+/**
+ * An empty directory under a temporary name: `commit` puts it in place of the old one, `discard` leaves the old one as
+ * it was. A process killed between the two renames leaves the old one as .old-PID.
+ */
+function stageDirectory(directory: string): { temporary: string; commit: () => void; discard: () => void } {
+  const temporary = `${directory}.tmp-${process.pid}`;
+  const previous = `${directory}.old-${process.pid}`;
+  rmSync(temporary, { recursive: true, force: true });
+  mkdirSync(temporary, { recursive: true });
+  return {
+    temporary,
+    commit: () => {
+      if (existsSync(directory)) renameSync(directory, previous);
+      renameSync(temporary, directory);
+      rmSync(previous, { recursive: true, force: true });
+      syncDirectory(dirname(directory));
+    },
+    discard: () => {
+      rmSync(temporary, { recursive: true, force: true });
+      if (!existsSync(directory) && existsSync(previous)) renameSync(previous, directory);
+    },
+  };
 }
 
 /** Makes the renames themselves durable. Windows cannot open a directory and does not need it. */

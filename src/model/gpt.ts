@@ -11,6 +11,7 @@
 import { checkpoint } from "../autograd/checkpoint.ts";
 import * as ops from "../autograd/ops.ts";
 import { constant, detach, parameter, type Variable } from "../autograd/variable.ts";
+import { f32ToBf16 } from "../data/half_floats.ts";
 import { writeCache, type KvCache } from "../tensor/kv_cache.ts";
 import { tokenIds, type TokenIds } from "../tensor/embedding.ts";
 import { scope } from "../tensor/memory.ts";
@@ -26,11 +27,26 @@ export interface Gpt {
   readonly rotary: RotaryTables | null;
 }
 
+export interface CreateOptions {
+  /**
+   * Keeps matrices in 16 bits, rounded to nearest even (exact for what was stored as BF16): half the memory. Such a model
+   * is frozen; sums are float32 as ever.
+   */
+  readonly bf16?: boolean;
+}
+
 /** Builds a model on the GPU; `weights` yields each parameter's values by Hugging Face name and shape. */
-export function createGpt(config: GptConfig, weights: (name: string, shape: readonly number[]) => Float32Array): Gpt {
+export function createGpt(
+  config: GptConfig,
+  weights: (name: string, shape: readonly number[]) => Float32Array,
+  { bf16 = false }: CreateOptions = {},
+): Gpt {
   const parameters = new Map<string, Variable>();
   for (const [name, shape] of parameterShapes(config)) {
-    parameters.set(name, parameter(keep(tensor(weights(name, shape), shape))));
+    const values = weights(name, shape);
+    const isHalved = bf16 && shape.length === 2;
+    const value = keep(tensor(isHalved ? f32ToBf16(values) : values, shape));
+    parameters.set(name, bf16 ? constant(value) : parameter(value));
   }
   const { rope } = config;
   const rotary = rope && rotaryTables(config.maxPositions, config.headSize, rope.theta, rope.scaling);

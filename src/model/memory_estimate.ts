@@ -25,6 +25,13 @@ export interface TrainingWork {
   readonly checkpointLayers?: boolean;
 }
 
+export interface Work {
+  readonly generation?: GenerationWork;
+  readonly training?: TrainingWork;
+  /** Matrices are kept in 16 bits; not together with training. */
+  readonly bf16?: boolean;
+}
+
 export interface MemoryEstimate {
   readonly weights: number;
   /** Gradients and AdamW's two moments. */
@@ -44,10 +51,13 @@ const sum = (values: readonly number[]): number => values.reduce((total, value) 
 /** Bytes of GPU memory at the worst moment, within about a tenth for models that are not tiny. */
 export function estimateMemory(
   config: GptConfig,
-  { generation, training }: { generation?: GenerationWork; training?: TrainingWork },
+  { generation, training, bf16 = false }: Work,
 ): MemoryEstimate {
   const { hiddenSize, layers, vocabSize, headSize, maxPositions } = config;
-  const parameters = [...parameterShapes(config).values()].map((shape) => bytes(shape.reduce((n, m) => n * m, 1)));
+  const parameters = [...parameterShapes(config).values()].map((shape) => {
+    const values = shape.reduce((n, m) => n * m, 1);
+    return bytes(bf16 && shape.length === 2 ? values / 2 : values);
+  });
   const rotary = config.rope ? 2 * bytes((maxPositions * headSize) / 2) : 0;
   const weights = sum(parameters) + rotary;
 
@@ -89,7 +99,7 @@ export function estimateMemory(
  */
 export function requireMemory(
   config: GptConfig,
-  work: { generation?: GenerationWork; training?: TrainingWork },
+  work: Work,
   knobs: string,
 ): void {
   const estimate = estimateMemory(config, work);

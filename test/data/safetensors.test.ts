@@ -6,7 +6,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { openSafetensors, SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
+import { openSafetensors, SafetensorsError, streamSafetensors, writeSafetensors } from "../../src/data/safetensors.ts";
 import { entry, fileOf } from "../support/hostile_safetensors.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "safetensors-"));
@@ -72,6 +72,31 @@ describe("files", () => {
       file.close();
       expect(readFileSync(again).equals(readFileSync(path))).toBe(true);
     }), { numRuns: 300, seed: 1 });
+  });
+
+  test("streamed from elsewhere: the same bytes, one tensor asked for at a time; a failure leaves the old file", async () => {
+    const data = new Map([["b", Float32Array.of(1, 2)], ["a", Float32Array.of(3)]]);
+    const specs = [...data].map(([name, { length }]) => ({ name, shape: [length], dtype: "F32" as const }));
+    const streamed = join(directory, "streamed.safetensors");
+    writeSafetensors(path, specs.map((spec) => ({ ...spec, data: data.get(spec.name)! })), { format: "pt" });
+    const asked: string[] = [];
+    const read = ({ name }: { name: string }): Promise<Float32Array> => {
+      asked.push(name);
+      return Promise.resolve(data.get(name)!);
+    };
+    await streamSafetensors(streamed, specs, read, { format: "pt" });
+    const bytes = readFileSync(streamed);
+    expect(bytes.equals(readFileSync(path))).toBe(true);
+    expect(asked).toEqual(["a", "b"]);
+
+    await expect(streamSafetensors(streamed, specs, () => Promise.reject(new Error("device lost")))).rejects.toThrow(
+      "device lost",
+    );
+    await expect(streamSafetensors(streamed, specs, () => Promise.resolve(new Float32Array(7)))).rejects.toThrow(
+      /shape \[1\] does not hold 7 values/,
+    );
+    expect(readFileSync(streamed).equals(bytes)).toBe(true);
+    expect(readdirSync(directory).filter((name) => name.includes("tmp"))).toEqual([]);
   });
 
   test("reading holds one tensor at a time", () => {

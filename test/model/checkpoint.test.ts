@@ -12,12 +12,13 @@ import {
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
-import { openSafetensors, SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
+import { bf16ToF32, f32ToBf16, openSafetensors, SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
 import { loadGpt, replaceDirectory, saveGpt, TEXT_FILES } from "../../src/model/checkpoint.ts";
 import { CheckpointError, readJsonObject } from "../../src/model/config.ts";
-import { createGpt, disposeGpt, type Gpt } from "../../src/model/gpt.ts";
+import { arangePositions, createGpt, disposeGpt, hiddenStates, logits, type Gpt } from "../../src/model/gpt.ts";
 import { parameterCount, parameterShapes } from "../../src/model/parameters.ts";
-import { memoryStats } from "../../src/tensor/memory.ts";
+import { tokenIds } from "../../src/tensor/embedding.ts";
+import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
 import { read } from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
 import { fixturePath, modelOracleNames } from "../support/oracles.ts";
@@ -37,6 +38,10 @@ async function bitsOf(model: Gpt): Promise<Map<string, Uint32Array>> {
   const bits = new Map<string, Uint32Array>();
   for (const [name, { value }] of model.parameters) bits.set(name, new Uint32Array((await read(value)).buffer));
   return bits;
+}
+
+function weightBytes(model: Gpt): number {
+  return [...model.parameters.values()].reduce((sum, { value }) => sum + value.storage.pooled.capacity, 0);
 }
 
 /** Writes a random model, then lets `change` damage it. */
@@ -114,6 +119,28 @@ describe("round trips", () => {
     const single = loadGpt(directory);
     expect(await bitsOf(single)).toEqual(await bitsOf(sharded));
     [sharded, single].forEach(disposeGpt);
+  });
+
+  test.each(["gpt2-a1", "llama-a2", "qwen3-a1"])("%s in 16 bits: what it computes, in half the memory", async (name) => {
+    const path = fixturePath(`models/${name}`);
+    const full = loadGpt(path);
+    const values = new Map<string, Float32Array>();
+    for (const [parameterName, { value }] of full.parameters) values.set(parameterName, await read(value));
+    // Matrices rounded to what 16 bits hold, but stored in 32.
+    const rounded = createGpt(full.config, (parameterName, shape) => {
+      const exact = values.get(parameterName)!;
+      return shape.length === 2 ? bf16ToF32(f32ToBf16(exact)) : exact;
+    });
+    const { liveBytes } = memoryStats();
+    const halved = loadGpt(path, { bf16: true });
+    expect(memoryStats().liveBytes - liveBytes).toBeLessThan(0.7 * weightBytes(full));
+    const ids = Array.from({ length: 24 }, (_, i) => (i * 13) % 90);
+    const logitsOf = (model: Gpt): Promise<Float32Array> => scopeAsync(() =>
+      read(logits(model, hiddenStates(model, tokenIds(ids, [2, 12]), { positions: arangePositions(2, 12) })).value),
+    );
+    expect(await logitsOf(halved)).toEqual(await logitsOf(rounded));
+    expect([...halved.parameters.values()].some(({ tracked }) => tracked)).toBe(false);
+    [full, rounded, halved].forEach(disposeGpt);
   });
 
   test("text files travel along; saving into the directory that they come from works", async () => {
