@@ -112,7 +112,7 @@ function topologicalOrder(root: Variable): Variable[] {
  * to both inputs), so readers are counted: a shared gradient is never added into, an unread one is freed.
  */
 class PendingGradients {
-  readonly #pending = new Map<Variable, { gradient: Tensor; owned: boolean }>();
+  readonly #pending = new Map<Variable, Tensor>();
   readonly #readers = new Map<Storage, number>();
   readonly #scope = currentScope();
 
@@ -132,26 +132,24 @@ class PendingGradients {
 
   add(variable: Variable, gradient: Tensor): void {
     const existing = this.#pending.get(variable);
-    if (!existing) {
-      this.#pending.set(variable, { gradient, owned: false });
-      this.#hold(gradient.storage);
-    } else if (existing.owned) {
-      addInto(existing.gradient, gradient);
+    if (existing && existing.storage !== gradient.storage && this.isLastReader(existing.storage)) {
+      addInto(existing, gradient);
       if (this.isUnread(gradient.storage)) release(gradient.storage);
-    } else {
-      const sum = add(existing.gradient, gradient);
-      this.#pending.set(variable, { gradient: sum, owned: true });
-      this.#hold(sum.storage);
-      this.done(existing.gradient.storage);
-      if (this.isUnread(gradient.storage)) release(gradient.storage);
+      return;
     }
+    const sum = existing ? add(existing, gradient) : gradient;
+    this.#pending.set(variable, sum);
+    this.#hold(sum.storage);
+    if (!existing) return;
+    this.done(existing.storage);
+    if (this.isUnread(gradient.storage)) release(gradient.storage);
   }
 
   /** The accumulated gradient of a Variable whose turn has come; undefined when nothing flowed into it. */
   take(variable: Variable): Tensor | undefined {
-    const entry = this.#pending.get(variable);
+    const gradient = this.#pending.get(variable);
     this.#pending.delete(variable);
-    return entry?.gradient;
+    return gradient;
   }
 
   /** One reader of this storage has finished. */

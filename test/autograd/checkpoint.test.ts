@@ -42,6 +42,15 @@ describe("checkpoint", () => {
     });
   });
 
+  test("one Variable as two inputs, whose gradients share their memory", async () => {
+    await scopeAsync(async () => {
+      const x = parameter(keep(tensor([2, 3])));
+      backward(ops.sum(checkpoint([x, x], ([a, b]) => ops.mulScalar(ops.add(a!, b!), 5))));
+      expect(await read(x.grad!)).toEqual(Float32Array.of(10, 10));
+      [x.value, x.grad!].forEach(dispose);
+    });
+  });
+
   test("records nothing when no input is tracked", async () => {
     await scopeAsync(async () => {
       const y = checkpoint([constant(tensor([3]))], ([a]) => ops.exp(a!));
