@@ -1,7 +1,8 @@
 /** Milliseconds of the model in `weights/`: a training step of each kind, and batched decoding. */
 import { adamw } from "../src/autograd/adamw.ts";
 import { backward, zeroGrad } from "../src/autograd/backward.ts";
-import { gradientStep } from "../src/grpo/update.ts";
+import { parseConfig } from "../src/grpo/config.ts";
+import { advantagesOf, gradientStep } from "../src/grpo/update.ts";
 import type { Experience } from "../src/grpo/rollout.ts";
 import { loadChatModel } from "../src/model/chat_model.ts";
 import type { Gpt } from "../src/model/gpt.ts";
@@ -33,8 +34,9 @@ export async function benchModel(directory: string): Promise<Row[]> {
 
   const group = grpoGroup(ids);
   const grpoOptimizer = adamw(parameters, { maximize: true });
-  const config = { delta: 1e-6, epsilon: 0.2, epsilonHigh: 0.2, temperature: 1, objective: "sequence" } as const;
-  const grpoStep = (): Promise<unknown> => gradientStep(model, grpoOptimizer, group, 0, config);
+  const config = parseConfig(["node", "bench"]);
+  const advantages = advantagesOf(group, group, config);
+  const grpoStep = (): Promise<unknown> => gradientStep(model, grpoOptimizer, group, advantages, 0, config);
 
   const rows = [
     await measure("pretraining step, 8 x 64 tokens", pretrainStep),

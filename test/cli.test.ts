@@ -82,7 +82,26 @@ describe("usage, exit 2", () => {
     ["a group above the rollouts", ["--group-size", "26"], /--group-size 26 exceeds --rollout-count 25/],
     ["a group above the buffer", ["--replay-buffer-capacity", "4"],
       /--group-size 5 exceeds .* --replay-buffer-capacity 4/],
-    ["an unknown objective", ["--objective", "ppo"], /"ppo", it must be "sequence" or "dapo"/],
+    ["an unknown objective", ["--objective", "ppo"],
+      /'ppo' is invalid\. Allowed choices are sequence, rloo, reinforce,/],
+    ["a clip range above 1", ["--epsilon", "2"], /objective sequence: epsilon 2 must lie between 0 and 1/],
+    ["a two-sided clip below the clip range", ["--delta", "1e-6"],
+      /delta 0\.000001 must be above 1 \+ epsilon_high = 1\.2/],
+    ["a two-sided clip without a clip", ["--objective", "sapo", "--delta", "4"], /objective sapo: .*takes no delta/],
+    ["cispo's cap as a clip range", ["--objective", "cispo", "--epsilon-high", "0.2"],
+      /cispo: epsilon_high 0\.2 is the cap/],
+    ["a lower bound for cispo", ["--objective", "cispo", "--epsilon", "0.2"],
+      /--epsilon changes nothing for --objective cispo: give --epsilon-high/],
+    ["a clip range for what does not clip", ["--objective", "reinforce", "--epsilon-high", "0.2"],
+      /--epsilon-high changes nothing for --objective reinforce/],
+    ["a level for one that has no choice", ["--ratio-level", "token"],
+      /--ratio-level changes nothing for --objective seq/],
+    ["an estimator without a KL term", ["--kl-estimator", "k1"], /--kl-estimator needs --beta above 0/],
+    ["a negative KL weight", ["--beta", "-1"], /must be a number from 0 up/],
+    ["a scale without a baseline", ["--objective", "reinforce", "--scale-rewards", "group"],
+      /--scale-rewards group does not go with --objective reinforce/],
+    ["an addend to no deviation", ["--objective", "dr_grpo", "--advantage-epsilon", "1e-4"],
+      /it needs --scale-rewards group or batch/],
     ["surplus arguments", ["more"], /too many arguments/],
   ])("train, %s", (_, args, message) => {
     // In this process, for speed; that runMain makes it exit code 2 is seen above.
@@ -99,9 +118,25 @@ describe("usage, exit 2", () => {
     expect(config.out).toMatch(/^runs\/\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-seed42$/);
     expect(config).toMatchObject({
       seed: 42, objective: "sequence", trainSteps: 5, rolloutCount: 25, maxRolloutTokens: 10, temperature: 1,
-      gradUpdatesPerStep: 5, groupSize: 5, replayBufferCapacity: 50, epsilon: 0.1, epsilonHigh: 0.1, delta: 1e-6,
-      warmupSteps: 5, weightDecay: 0.01, maxGradNorm: 0,
+      gradUpdatesPerStep: 5, groupSize: 5, replayBufferCapacity: 50, epsilon: 0.1, epsilonHigh: 0.1,
+      baseline: "mean", scaleRewards: "group", advantageEpsilon: 1e-6, beta: 0, maskTruncated: false,
+      warmupSteps: 5, weightDecay: 0.01, maxGradNorm: 0, gradientCheckpointing: false,
     });
+    expect([config.delta, config.ratioLevel]).toEqual([undefined, undefined]);
+  });
+
+  test.each([
+    ["cispo", "", { epsilonHigh: 5 }],
+    ["gspo", "", { epsilon: 3e-4, epsilonHigh: 4e-4 }],
+    ["gspo", "--epsilon 0.1", { epsilon: 0.1, epsilonHigh: 0.1 }],
+    ["dapo", "--epsilon-high 0.28", { epsilon: 0.2, epsilonHigh: 0.28, scaleRewards: "group" }],
+    ["dr_grpo", "", { epsilon: 0.2, baseline: "mean", scaleRewards: "none" }],
+    ["dr_grpo", "--scale-rewards batch", { scaleRewards: "batch" }],
+    ["rloo", "", { baseline: "leave-one-out", scaleRewards: "none" }],
+    ["reinforce", "", { baseline: "none", scaleRewards: "none" }],
+  ])("train, defaults of %s %s", (objective, flags, expected) => {
+    const args = ["--objective", objective, ...flags.split(" ").filter((flag) => flag !== "")];
+    expect(parseConfig(["node", "train", ...args])).toMatchObject(expected);
   });
 
   test.each<[string, string, string[], RegExp]>([
@@ -146,7 +181,7 @@ describe("usage, exit 2", () => {
 describe("a model or data that cannot be used, exit 3", () => {
   test.each<[string, (directory: string) => void, RegExp, "and train"?]>([
     ["no such directory", (path) => rmSync(path, { recursive: true }),
-      /no model directory .* Fix: check the path given to --model/, "and train"],
+      /no model directory .* Fix: .*--model/, "and train"],
     ["no weights", (path) => rmSync(join(path, "model.safetensors")), /has no model\.safetensors/],
     ["truncated weights", (path) => truncateSync(join(path, "model.safetensors"), 9000),
       /model\.safetensors: .*truncated or corrupt/, "and train"],
@@ -163,6 +198,21 @@ describe("a model or data that cannot be used, exit 3", () => {
     await refuses("model/generate", ["--prompt", "Hi", "--model", directory], 3, message);
     if (!alsoTrain) return;
     await refuses("grpo/train", ["--model", directory, "--out", out], 3, message);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test("train, a hub name without a connection", async () => {
+    const out = fresh();
+    const env = { HF_HUB_OFFLINE: "1", HF_HOME: fresh() };
+    const message = /no model directory nobody\/nothing, and the cache .* does not hold that model whole\. Fix: unset/;
+    await refuses("grpo/train", ["--model", "nobody/nothing", "--out", out], 3, message, { env });
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test("train, more than the GPU may hold", async () => {
+    const out = fresh();
+    const args = ["--model", model, "--out", out, "--max-rollout-tokens", "9999999999"];
+    await refuses("grpo/train", args, 3, /this needs about .* GiB may be used\. Fix: --gradient-checkpointing, a/);
     expect(existsSync(out)).toBe(false);
   });
 

@@ -55,7 +55,7 @@ export function lossMetrics(
     const present = clipped.filter((row) => row.length > 0);
     metrics["clip_ratio/low_mean"] = meanOf(clipped.flat().map(({ low }) => low));
     metrics["clip_ratio/high_mean"] = meanOf(clipped.flat().map(({ high }) => high));
-    metrics["clip_ratio/region_mean"] = meanOf(clipped.flat().map(({ low, high }) => low + high));
+    metrics["clip_ratio/region_mean"] = metrics["clip_ratio/low_mean"] + metrics["clip_ratio/high_mean"];
     metrics["clip_ratio/low_min"] = Math.min(...present.map((row) => average(row.map(({ low }) => low))));
     metrics["clip_ratio/high_max"] = Math.max(...present.map((row) => average(row.map(({ high }) => high))));
   }

@@ -1,6 +1,5 @@
 /** What goes into metrics.jsonl, under TRL's names where TRL has one. No times: the same seed gives the same bytes. */
 import { average, standardDeviation } from "./advantage.ts";
-import type { ClipRange } from "./objective_parts.ts";
 import type { Experience } from "./rollout.ts";
 import type { UpdateResult } from "./update.ts";
 
@@ -30,18 +29,12 @@ export function rolloutMetrics(
   };
 }
 
-/** One record per gradient step. A clip fraction counts ratios whose gradient the clip stopped. */
+/** One record per gradient step. */
 export function updateMetrics(
   at: { trainStep: number; gradStep: number; learningRate: number },
   group: readonly Experience[],
-  result: UpdateResult,
-  clip: ClipRange,
+  { objective, gradNorm, metrics }: UpdateResult,
 ): Record<string, number | string> {
-  const { objective, gradNorm, ratios, ratioAdvantages, entropy } = result;
-  const fraction = (isClipped: (ratio: number, advantage: number) => boolean): number =>
-    average(ratios.map((ratio, i) => (isClipped(ratio, ratioAdvantages[i]!) ? 1 : 0)));
-  const low = fraction((ratio, advantage) => ratio < 1 - clip.low && advantage < 0);
-  const high = fraction((ratio, advantage) => ratio > 1 + clip.high && advantage > 0);
   return {
     kind: "update",
     step: at.trainStep + 1,
@@ -49,14 +42,8 @@ export function updateMetrics(
     objective,
     grad_norm: gradNorm,
     learning_rate: at.learningRate,
-    entropy,
     "group/reward": average(group.map(({ reward }) => reward)),
     frac_reward_zero_std: group.every(({ reward }) => reward === group[0]!.reward) ? 1 : 0,
-    "clip_ratio/low_mean": low,
-    "clip_ratio/high_mean": high,
-    "clip_ratio/region_mean": low + high,
-    "importance_ratio/min": Math.min(...ratios),
-    "importance_ratio/mean": average(ratios),
-    "importance_ratio/max": Math.max(...ratios),
+    ...metrics,
   };
 }

@@ -21,6 +21,11 @@ export class ReplayBuffer {
     return this.#experiences.length;
   }
 
+  /** All of them, oldest first. */
+  get experiences(): readonly Experience[] {
+    return this.#experiences;
+  }
+
   /** Adds experiences and forgets the oldest beyond the capacity. */
   add(experiences: readonly Experience[]): void {
     this.#experiences = [...this.#experiences, ...experiences].slice(-this.#capacity);

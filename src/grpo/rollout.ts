@@ -11,6 +11,8 @@ export interface Experience {
   readonly completionIds: readonly number[];
   /** log pi_old of each drawn token under the distribution it was drawn from. */
   readonly logProbs: readonly number[];
+  /** log pi_ref of each drawn token; with a KL term only. */
+  readonly referenceLogProbs?: readonly number[];
   /** False when the answer was cut at the token limit. */
   readonly ended: boolean;
   readonly text: string;

@@ -12,70 +12,87 @@ import { frozen, arangePositions, headWeight, hiddenStates, type Gpt } from "../
 import { IGNORE } from "../tensor/cross_entropy.ts";
 import { tokenIds } from "../tensor/embedding.ts";
 import { scopeAsync } from "../tensor/memory.ts";
-import { readAll, tensor, type Tensor } from "../tensor/tensor.ts";
-import { groupAdvantages } from "./advantage.ts";
-import type { TrainConfig } from "./config.ts";
+import { read, readAll, tensor, type Tensor } from "../tensor/tensor.ts";
+import { advantages } from "./advantage.ts";
+import { objectiveOptions, type TrainConfig } from "./config.ts";
+import { lossMetrics } from "./loss_metrics.ts";
 import { evaluateObjective } from "./objective.ts";
+import { completionMask } from "./objective_masks.ts";
 import { padRows, wholeStep } from "./objective_parts.ts";
 import type { Experience } from "./rollout.ts";
 
 export interface UpdateResult {
   readonly objective: number;
   readonly gradNorm: number;
-  readonly advantages: readonly number[];
-  /** Importance ratios: one per completion, or one per completion token. */
-  readonly ratios: readonly number[];
-  /** The advantage that each ratio multiplies. */
-  readonly ratioAdvantages: readonly number[];
-  /** Mean entropy (nats) of the policy at the completion tokens. */
-  readonly entropy: number;
+  /** Ratios, clipping, entropy and KL of the step: see `lossMetrics`. Empty when no completion was trained on. */
+  readonly metrics: Readonly<Record<string, number>>;
 }
 
-/** Maximises the objective of one group by one AdamW step. Reads back once. */
+/** What `gradientStep` needs to know of a run. */
+export type UpdateConfig = Pick<
+  TrainConfig,
+  | "objective" | "epsilon" | "epsilonHigh" | "delta" | "ratioLevel" | "beta" | "klEstimator"
+  | "maskTruncated" | "maxRolloutTokens" | "temperature" | "gradientCheckpointing"
+>;
+
+/**
+ * Maximises the objective of one group by one AdamW step; `groupAdvantages` holds A_i of each of its completions. With
+ * a KL term (beta > 0) the experiences must carry reference log-probabilities. Reads back once.
+ */
 export async function gradientStep(
   model: Gpt,
   optimizer: AdamW,
   group: readonly Experience[],
+  groupAdvantages: readonly number[],
   learningRate: number,
-  config: Pick<TrainConfig, "objective" | "delta" | "epsilon" | "epsilonHigh" | "temperature">,
+  config: UpdateConfig,
 ): Promise<UpdateResult> {
-  const advantages = groupAdvantages(
-    group.map(({ reward }) => reward),
-    config.delta,
-  );
-  const lengths = group.map(({ completionIds }) => completionIds.length);
-  const tokens = lengths.reduce((sum, length) => sum + length, 0);
-  const longest = Math.max(...lengths);
-  const [objective, gradNorm, ratios, entropy] = await scopeAsync(async () => {
-    const policy = completionLogProbs(model, group, config.temperature);
+  const completions = group.map(({ completionIds, ended }) => ({ length: completionIds.length, ended }));
+  const mask = completionMask(completions, config);
+  const longest = Math.max(...completions.map(({ length }) => length));
+  const options = objectiveOptions(config);
+  return scopeAsync(async () => {
+    const policy = completionLogProbs(model, group, config);
     const batch = {
       logProbs: policy.logProbs,
-      oldLogProbs: padRows(
-        group.map(({ logProbs }) => logProbs),
-        longest,
-      ),
-      mask: lengths.map((length) => new Array<number>(length).fill(1)),
-      advantages,
+      oldLogProbs: padRows(group.map(({ logProbs }) => logProbs), longest),
+      ...(options.kl ? { referenceLogProbs: padRows(group.map(referenceOf), longest) } : {}),
+      mask,
+      advantages: groupAdvantages,
     };
-    const options = { clip: { low: config.epsilon, high: config.epsilonHigh } };
-    const { value, ratio } = evaluateObjective(config.objective, batch, options, wholeStep(batch, longest));
+    const step = wholeStep(batch, config.maxRolloutTokens);
+    const { value, ratio, kl } = evaluateObjective(config.objective, batch, options, step);
     backward(value);
     const { gradNorm: norm } = optimizer.step(learningRate);
     zeroGrad(model.parameters.values());
-    return (await readAll([value.value, norm, ratio, policy.entropy])) as Float32Array[];
+    const outputs = [value.value, norm, ratio, policy.entropy, ...(kl ? [kl] : [])];
+    const [objective, gradNorm, ratios, entropies, kls = null] = (await readAll(outputs)) as Float32Array[];
+    const readback = { ratio: ratios!, kl: kls, entropies: entropies! };
+    return {
+      objective: objective![0]!,
+      gradNorm: gradNorm![0]!,
+      metrics: step.tokens === 0 ? {} : lossMetrics(config.objective, readback, batch, options),
+    };
   });
-  const perToken = ratios!.length > group.length;
-  const isReal = (i: number): boolean => !perToken || i % longest < lengths[Math.floor(i / longest)]!;
-  const owner = (i: number): number => (perToken ? Math.floor(i / longest) : i);
-  const real = [...ratios!.keys()].filter(isReal);
-  return {
-    objective: objective![0]!,
-    gradNorm: gradNorm![0]!,
-    advantages,
-    ratios: real.map((i) => ratios![i]!),
-    ratioAdvantages: real.map((i) => advantages[owner(i)]!),
-    entropy: entropy!.reduce((sum, value) => sum + value, 0) / tokens,
-  };
+}
+
+function referenceOf({ referenceLogProbs }: Experience): readonly number[] {
+  if (!referenceLogProbs) throw new Error("a KL term (beta > 0) needs experiences with reference log-probabilities");
+  return referenceLogProbs;
+}
+
+/**
+ * A_i of the completions of `group`, a part of the replay buffer's `experiences`: baseline and deviation within the
+ * group, or at `scaleRewards` "batch" the deviation of all rewards in the buffer, which is steadier than that of a few.
+ */
+export function advantagesOf(
+  group: readonly Experience[],
+  experiences: readonly Experience[],
+  { baseline, scaleRewards, advantageEpsilon }: Pick<TrainConfig, "baseline" | "scaleRewards" | "advantageEpsilon">,
+): readonly number[] {
+  const others = experiences.filter((experience) => !group.includes(experience));
+  const rewards = [group, others].map((part) => part.map(({ reward }) => reward));
+  return advantages(rewards, { baseline, scale: scaleRewards, delta: advantageEpsilon })[0]!;
 }
 
 /**
@@ -87,22 +104,55 @@ export async function logProbGap(
   experiences: readonly Experience[],
   temperature: number,
 ): Promise<{ mean: number; max: number }> {
-  const values = await scopeAsync(async () => {
-    const { logProbs } = completionLogProbs(frozen(model), experiences, temperature);
-    return (await readAll([logProbs.value]))[0] as Float32Array;
-  });
-  const longest = values.length / experiences.length;
+  const values = await readLogProbs(model, experiences, temperature);
   const gaps = experiences.flatMap(({ logProbs }, row) =>
-    logProbs.map((value, i) => Math.abs(value - values[row * longest + i]!)),
+    logProbs.map((value, i) => Math.abs(value - values[row]![i]!)),
   );
   return { mean: gaps.reduce((sum, gap) => sum + gap, 0) / gaps.length, max: Math.max(...gaps) };
+}
+
+/** The experiences with log pi_ref of their tokens: computed once, though they may be in many groups. */
+export async function withReference(
+  reference: Gpt,
+  experiences: readonly Experience[],
+  temperature: number,
+): Promise<Experience[]> {
+  const values = await readLogProbs(reference, experiences, temperature);
+  return experiences.map((experience, row) => ({ ...experience, referenceLogProbs: values[row]! }));
+}
+
+/** Tokens that `readLogProbs` runs together: there may be many more rollouts than a gradient step has rows. */
+const MAX_TOKENS = 4096;
+
+/** log pi(o_t | q, o_<t) of every completion token under `model`, a row per experience; no gradients. */
+export async function readLogProbs(
+  model: Gpt,
+  experiences: readonly Experience[],
+  temperature: number,
+): Promise<number[][]> {
+  const policy = frozen(model);
+  const time = Math.max(...experiences.map(({ promptIds, completionIds }) => promptIds.length + completionIds.length));
+  const rowsAtOnce = Math.max(1, Math.floor(MAX_TOKENS / time));
+  const result: number[][] = [];
+  for (let start = 0; start < experiences.length; start += rowsAtOnce) {
+    const part = experiences.slice(start, start + rowsAtOnce);
+    const values = await scopeAsync(async () => {
+      const { logProbs } = completionLogProbs(policy, part, { temperature, gradientCheckpointing: false });
+      return read(logProbs.value);
+    });
+    const longest = values.length / part.length;
+    part.forEach(({ completionIds }, row) => {
+      result.push([...values.subarray(row * longest, row * longest + completionIds.length)]);
+    });
+  }
+  return result;
 }
 
 /** log pi(o_t | q, o_<t) of every completion token, [G, T], 0 where a completion is shorter; and entropies [G * T]. */
 function completionLogProbs(
   model: Gpt,
   group: readonly Experience[],
-  temperature: number,
+  { temperature, gradientCheckpointing }: Pick<TrainConfig, "temperature" | "gradientCheckpointing">,
 ): { logProbs: Variable; entropy: Tensor } {
   const sequences = group.map(({ promptIds, completionIds }) => [...promptIds, ...completionIds]);
   const time = Math.max(...sequences.map(({ length }) => length));
@@ -111,6 +161,7 @@ function completionLogProbs(
   const ids = sequences.flatMap((sequence) => [...sequence, ...new Array<number>(time - sequence.length).fill(0)]);
   const hidden = hiddenStates(model, tokenIds(ids, [group.length, time]), {
     positions: arangePositions(group.length, time),
+    checkpointLayers: gradientCheckpointing,
   });
   // The hidden state at position t predicts token t + 1: completion token i is predicted at prompt length - 1 + i.
   const rows: number[] = [];

@@ -12,8 +12,8 @@
 import { createInterface } from "node:readline";
 import { command, integer, runMain } from "../cli.ts";
 import { TemplateError, type ChatMessage } from "../data/chat_template.ts";
-import { describeGpu, openGpu } from "../tensor/device.ts";
-import { loadChatModel, type ChatModel } from "./chat_model.ts";
+import type { ChatModel } from "./chat_model.ts";
+import { readConfig } from "./config.ts";
 import {
   endConversation,
   fitHistory,
@@ -27,6 +27,8 @@ import {
   checkNumbers,
   endQuietlyOnClosedPipe,
   idsWithText,
+  loadFor,
+  openText,
   withoutControls,
   type TextFlags,
 } from "./text_entry.ts";
@@ -36,6 +38,9 @@ const HELP = `/clear          forget the conversation
 /seed N         other random numbers from here on
 /exit           leave (also Ctrl-D, or Ctrl-C at the prompt)
 Ctrl-C          stop the reply`;
+
+/** Tokens of history that must fit into memory before a conversation begins. */
+const LONG_CONVERSATION = 4096;
 
 /** What changes while we talk. */
 interface Session {
@@ -58,9 +63,11 @@ async function main(): Promise<void> {
   });
   const flags = chatCommand.parse().opts<TextFlags>();
   endQuietlyOnClosedPipe();
-  await openGpu();
-  console.error(`adapter: ${describeGpu()}`);
-  const chat = loadChatModel(flags.model);
+  const { directory, text } = await openText(flags);
+  // The cache grows with the conversation; what a long one needs should be there.
+  const promptLength = Math.min(LONG_CONVERSATION, readConfig(directory).maxPositions);
+  const model = loadFor({ prompts: 1, rows: 1, promptLength, newTokens: flags.maxTokens }, directory, flags);
+  const chat: ChatModel = { ...text, model };
   if (!chat.hasChatTemplate) {
     console.error(`note: ${flags.model} has no chat template: it continues the conversation as plain text`);
   }

@@ -1,6 +1,6 @@
 /**
  * A model directory ready to read and write text: weights on the GPU, tokenizer and, where there is one, chat template.
- * Every entry loads its model here.
+ * Every entry loads its model here; the text side can be had first, for those that want prompts before weights.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,11 +8,11 @@ import { fileURLToPath } from "node:url";
 import { encodeChat, type ChatMessage } from "../data/chat_template.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { loadGpt } from "./checkpoint.ts";
-import { CheckpointError } from "./config.ts";
+import { CheckpointError, readConfig } from "./config.ts";
 import type { Gpt } from "./gpt.ts";
 
-export interface ChatModel {
-  readonly model: Gpt;
+/** How a model reads and writes text. */
+export interface ChatText {
   readonly tokenizer: Tokenizer;
   /** False for a base model, such as GPT-2, that only continues text. */
   readonly hasChatTemplate: boolean;
@@ -28,6 +28,10 @@ export interface ChatModel {
   readonly encodeText: (text: string) => number[];
 }
 
+export interface ChatModel extends ChatText {
+  readonly model: Gpt;
+}
+
 /** The model that comes with the project. */
 export const DEFAULT_MODEL = fileURLToPath(new URL("../../weights", import.meta.url));
 
@@ -36,12 +40,20 @@ export const DEFAULT_MODEL = fileURLToPath(new URL("../../weights", import.meta.
  * @throws CheckpointError when weights and tokenizer do not fit each other, or one of them cannot be used.
  */
 export function loadChatModel(directory: string): ChatModel {
-  const model = loadGpt(directory);
+  return { model: loadGpt(directory), ...openChatText(directory) };
+}
+
+/**
+ * The text side of a Hugging Face directory: reads no weights and needs no GPU.
+ * @throws CheckpointError when tokenizer and config.json do not fit each other, or one of them cannot be used.
+ */
+export function openChatText(directory: string): ChatText {
+  const { vocabSize } = readConfig(directory);
   const tokenizer = loadTokenizer(directory);
   const { chatTemplate, eosToken, bosToken } = tokenizer;
-  if (tokenizer.vocabSize > model.config.vocabSize) {
+  if (tokenizer.vocabSize > vocabSize) {
     throw new CheckpointError(
-      `${directory}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${model.config.vocabSize}`,
+      `${directory}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${vocabSize}`,
     );
   }
   const begin = beginIds(directory, tokenizer);
@@ -53,7 +65,7 @@ export function loadChatModel(directory: string): ChatModel {
     return encodeChat(tokenizer, chatTemplate, messages, options);
   };
   const encodeText = (text: string): number[] => [...begin, ...tokenizer.encodeWithSpecials(text)];
-  return { model, tokenizer, hasChatTemplate: chatTemplate !== undefined, encodePrompt, encodeText };
+  return { tokenizer, hasChatTemplate: chatTemplate !== undefined, encodePrompt, encodeText };
 }
 
 /**

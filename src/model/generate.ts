@@ -10,8 +10,7 @@
 import { readFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { command, integer, runMain, UsageError } from "../cli.ts";
-import { describeGpu, openGpu } from "../tensor/device.ts";
-import { loadChatModel, type ChatModel } from "./chat_model.ts";
+import type { ChatText } from "./chat_model.ts";
 import { sampleCompletions } from "./sampler.ts";
 import { parseScoreInput, scoreTokens, type ScoreInput } from "./score.ts";
 import {
@@ -19,6 +18,8 @@ import {
   checkNumbers,
   endQuietlyOnClosedPipe,
   idsWithText,
+  loadFor,
+  openText,
   withoutControls,
   type TextFlags,
 } from "./text_entry.ts";
@@ -52,23 +53,20 @@ async function main(): Promise<void> {
   // Input is read before the GPU is opened: a missing file is reported at once.
   if (flags.score !== undefined) {
     const input = parseScoreInput(flags.score === "-" ? await text(process.stdin) : readFileSync(flags.score, "utf8"));
-    await score(await open(flags), input);
+    await score(input, flags);
   } else {
     // A shell's `echo` and most editors end the text with a line break that is not part of the prompt.
     const prompt = flags.prompt === "-" ? (await text(process.stdin)).replace(/\r?\n$/, "") : flags.prompt!;
-    await generate(await open(flags), prompt, flags);
+    await generate(prompt, flags);
   }
 }
 
-async function open({ model }: Flags): Promise<ChatModel> {
-  await openGpu();
-  console.error(`adapter: ${describeGpu()}`);
-  return loadChatModel(model);
-}
-
-async function generate(chat: ChatModel, prompt: string, flags: Flags): Promise<void> {
+async function generate(prompt: string, flags: Flags): Promise<void> {
+  const { directory, text: chat } = await openText(flags);
   const { tokenizer } = chat;
   const promptIds = encode(chat, prompt, flags);
+  const { samples: rows, maxTokens: newTokens } = flags;
+  const model = loadFor({ prompts: 1, rows, promptLength: promptIds.length, newTokens }, directory, flags);
   if (flags.temperature === 0 && (flags.topK > 0 || flags.topP < 1)) {
     console.error("note: --top-k and --top-p change nothing at --temperature 0, which takes the most likely token");
   }
@@ -83,7 +81,7 @@ async function generate(chat: ChatModel, prompt: string, flags: Flags): Promise<
     shown = reply.length;
   };
   const { temperature, topK, topP, seed } = flags;
-  const [completions] = await sampleCompletions(chat.model, [promptIds], flags.samples, {
+  const [completions] = await sampleCompletions(model, [promptIds], flags.samples, {
     maxNewTokens: flags.maxTokens,
     temperature, topK, topP, seed,
     endIds: tokenizer.eosIds,
@@ -105,7 +103,7 @@ async function generate(chat: ChatModel, prompt: string, flags: Flags): Promise<
 }
 
 /** The prompt's ids: a user's message in the chat template, or plain text where there is none or none is wanted. */
-function encode(chat: ChatModel, prompt: string, { raw, system, model }: Flags): number[] {
+function encode(chat: ChatText, prompt: string, { raw, system, model }: Flags): number[] {
   if (chat.hasChatTemplate && !raw) {
     const user = { role: "user", content: prompt };
     return chat.encodePrompt(system === undefined ? [user] : [{ role: "system", content: system }, user]);
@@ -115,9 +113,13 @@ function encode(chat: ChatModel, prompt: string, { raw, system, model }: Flags):
   return chat.encodeText(prompt);
 }
 
-async function score(chat: ChatModel, input: ScoreInput | readonly ScoreInput[]): Promise<void> {
+async function score(input: ScoreInput | readonly ScoreInput[], flags: Flags): Promise<void> {
+  const { directory, text: chat } = await openText(flags);
+  const idsOf = (item: ScoreInput): readonly number[] => ("ids" in item ? item.ids : chat.encodeText(item.text));
+  const longest = [input].flat().reduce((length, item) => Math.max(length, idsOf(item).length), 1);
+  const model = loadFor({ prompts: 1, rows: 1, promptLength: longest, newTokens: 0 }, directory, flags);
   const scoreOne = async (item: ScoreInput): Promise<object> => {
-    const { ids, ...numbers } = await scoreTokens(chat.model, "ids" in item ? item.ids : chat.encodeText(item.text));
+    const { ids, ...numbers } = await scoreTokens(model, idsOf(item));
     // Tokens that hold a part of a character show as U+FFFD; rows of the model beyond the tokenizer have no text.
     const tokens = ids.map((id) => (id < chat.tokenizer.vocabSize ? chat.tokenizer.decode([id]) : null));
     return { ids, tokens, ...numbers };

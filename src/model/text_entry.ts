@@ -1,13 +1,20 @@
-/** What the entries that print a model's text (generate.ts, chat.ts) share: flags, notes, and a quiet end. */
+/** What the entries that print a model's text (generate.ts, chat.ts) share: flags, loading, and a quiet end. */
 import type { Command } from "commander";
 import { integer, number, NumericsError } from "../cli.ts";
+import { resolveModel } from "../data/hub.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
-import { DEFAULT_MODEL } from "./chat_model.ts";
+import { describeGpu, openGpu } from "../tensor/device.ts";
+import { DEFAULT_MODEL, openChatText, type ChatText } from "./chat_model.ts";
+import { loadGpt } from "./checkpoint.ts";
+import { readConfig } from "./config.ts";
+import type { Gpt } from "./gpt.ts";
+import { requireMemory, type GenerationWork } from "./memory_estimate.ts";
 import { NOT_FINITE, type Completion } from "./sampler.ts";
 
 /** Values of the flags that say which model speaks, and how its tokens are drawn. */
 export interface TextFlags {
   readonly model: string;
+  readonly bf16?: boolean;
   readonly system?: string;
   readonly temperature: number;
   readonly topK: number;
@@ -22,7 +29,8 @@ export function addTextFlags(
   defaults: { temperature: number; topP: number; maxTokens: number },
 ): Command {
   return command
-    .option("--model <dir>", "Hugging Face model directory", DEFAULT_MODEL)
+    .option("--model <name>", "Hugging Face model directory, or a name on the hub: owner/name[@revision]", DEFAULT_MODEL)
+    .option("--bf16", "keep the weights in 16 bits: half the memory; exact for models that are published in bfloat16")
     .option("--system <text>", "system message in front of the conversation")
     .option(
       "--temperature <x>",
@@ -39,6 +47,21 @@ export function addTextFlags(
     )
     .option("--max-tokens <n>", "longest reply, in tokens", integer(1), defaults.maxTokens)
     .option("--seed <n>", "seed of the random numbers", integer(0, 0xffffffff), 0);
+}
+
+/** The model's directory, brought from the hub if need be, and its text side. Opens the GPU; loads no weights yet. */
+export async function openText({ model }: TextFlags): Promise<{ directory: string; text: ChatText }> {
+  const directory = await resolveModel(model);
+  await openGpu();
+  console.error(`adapter: ${describeGpu()}`);
+  return { directory, text: openChatText(directory) };
+}
+
+/** Loads the weights. @throws CheckpointError when they and the work do not fit into memory. */
+export function loadFor(work: GenerationWork, directory: string, { bf16 = false }: Pick<TextFlags, "bf16">): Gpt {
+  const knobs = `${bf16 ? "" : "--bf16, "}fewer --max-tokens, or a smaller model`;
+  requireMemory(readConfig(directory), { generation: work, bf16 }, knobs);
+  return loadGpt(directory, { bf16 });
 }
 
 /** The ids that have a text: a model may have rows beyond its tokenizer's vocabulary (padding), and draw one. */
