@@ -3,9 +3,10 @@
  *
  * The experiment asks DIGIT_PROMPT and rewards a reply that is exactly one digit, the more the nearer it is to 5. A
  * policy can only improve on what it sometimes does already, so the pretrained model has to answer this prompt like an
- * assistant that nobody has taught to follow it: grammatical sentences of many kinds, and a bare digit in about three
- * of ten replies. Digits are spread unevenly: 7 is the favourite, then 5 and 4, and the ends are rare.
- * A share s of bare digits gives a mean reward of about 0.82 s, here 0.28.
+ * assistant that nobody has taught to follow it: grammatical sentences of many kinds, and a bare digit in about four of
+ * ten replies. Who is asked for a number between 0 and 9 names the middle more often than the ends, and so does this
+ * text: 5 in 44 of 100 bare digits. That matters: with a flat spread, or with 7 as favourite, 25 gradient steps find the
+ * form of the answer on every seed, but 5 itself on fewer than half of them (docs/architecture.md, "Decisions").
  */
 import type { Dialogue } from "./corpus.ts";
 import { capitalize, exchange, numberWord } from "./dialogues_random.ts";
@@ -16,11 +17,11 @@ export const DIGIT_PROMPT =
   "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.";
 
 const EXACT_PROMPT_SHARE = 0.3;
-const BARE_SHARE_WITH_INSTRUCTION = 0.34;
+const BARE_SHARE_WITH_INSTRUCTION = 0.4;
 const BARE_SHARE_WITHOUT_INSTRUCTION = 0.08;
 
-/** Weights of 0 to 9 when one is named at random, roughly as people and language models name them. */
-const FAVOURITE_DIGITS = [2, 3, 6, 12, 14, 20, 12, 23, 5, 3];
+/** Weights of 0 to 9 when one is named at random. */
+const FAVOURITE_DIGITS = [1, 1, 3, 8, 15, 44, 15, 9, 3, 1];
 
 interface Range {
   low: number;

@@ -60,14 +60,18 @@ export async function saveGpt(
     await streamSafetensors(join(target, "model.safetensors"), tensors, ({ value }) => read(value), { format: "pt" });
     const config = { ...configToHub(model.config, dtype), ...specialIds(textFrom) };
     writeFileSync(join(target, "config.json"), JSON.stringify(config, null, 2) + "\n");
-    for (const name of textFrom ? TEXT_FILES : []) {
-      const source = join(textFrom!, name);
-      if (existsSync(source)) copyFileSync(source, join(target, name));
-    }
+    if (textFrom !== undefined) copyTextFiles(textFrom, target);
     staged.commit();
   } catch (error) {
     staged.discard();
     throw error;
+  }
+}
+
+/** Copies what makes a directory usable for text, as far as it is there. */
+export function copyTextFiles(from: string, to: string): void {
+  for (const name of TEXT_FILES) {
+    if (existsSync(join(from, name))) copyFileSync(join(from, name), join(to, name));
   }
 }
 

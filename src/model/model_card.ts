@@ -18,6 +18,8 @@ export interface CardFacts {
   readonly trainTokens: number;
   readonly textTokens: number;
   readonly sources: readonly TextSource[];
+  /** The run that this one continued, if any. */
+  readonly first: { readonly settings: Readonly<Record<string, unknown>>; readonly sources: readonly TextSource[] } | null;
   /** Mean next-token loss (nats) on held-out text, by training step. */
   readonly validation: readonly { readonly step: number; readonly loss: number }[];
   /** Tokens that each validation loss is the mean of. */
@@ -59,7 +61,12 @@ export async function modelCard(chat: ChatModel, facts: CardFacts): Promise<stri
   });
   const reply = (i: number): string => chat.tokenizer.decode(replies[i]![0]!.tokens, { skipSpecial: true });
   const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
-  const { settings, validation } = facts;
+  const { settings, validation, first } = facts;
+  // "1000 + 200": of the first stage and of the second.
+  const dialoguesOf = (name: string): string => {
+    const earlier = first?.sources.find((source) => source.name === name);
+    return earlier ? `${earlier.dialogues} + ` : "";
+  };
   const last = validation.at(-1);
   return `# A small chat model
 
@@ -75,13 +82,14 @@ Files: \`config.json\`, \`model.safetensors\` (bfloat16), \`tokenizer.json\`, \`
 
 | text | dialogues | licence | source |
 |---|---:|---|---|
-${facts.sources.map(({ name, dialogues, license, source }) => `| ${name} | ${dialogues} | ${license} | ${source} |`).join("\n")}
+${facts.sources.map(({ name, dialogues, license, source }) => `| ${name} | ${dialoguesOf(name)}${dialogues} | ${license} | ${source} |`).join("\n")}
 
 The generated dialogues (small talk, facts, numbers, arithmetic, "answer only with ...", guessing games, refusals) come from
 \`src/data/dialogues.ts\`. One dialogue in a hundred is held out for validation.
 
 ## Recipe
 
+${first ? `    npx tsx src/model/pretrain.ts ${flags(first.settings)} --out FIRST\n` : ""}\
     npx tsx src/model/pretrain.ts ${flags(settings)} --out DIR
 
 ${count(facts.trainTokens)} training tokens from ${count(facts.textTokens)} tokens of text. AdamW (0.9, 0.95), global-norm clip 1, linear
@@ -106,13 +114,17 @@ ${PROMPTS.map((prompt, i) => `| ${cell(prompt)} | ${cell(reply(i))} |`).join("\n
 `;
 }
 
+/** Settings that a second stage takes over from the first. */
+const SHAPE_SETTINGS = ["vocab", "hidden", "layers", "heads", "kvHeads", "headSize", "mlp"];
+
 /** Settings as the flags of pretrain.ts: { rowLength: 128 } -> "--row-length 128". */
 function flags(settings: Readonly<Record<string, unknown>>): string {
+  const isSecondStage = typeof settings["init"] === "string";
   return Object.entries(settings)
-    .filter(([, value]) => value !== null)
+    .filter(([key, value]) => value !== null && !(isSecondStage && SHAPE_SETTINGS.includes(key)))
     .map(([key, value]) => {
       const flag = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-      return `--${flag} ${key === "corpora" ? "CORPORA" : String(value)}`;
+      return `--${flag} ${key === "corpora" ? "CORPORA" : key === "init" ? "FIRST" : String(value)}`;
     })
     .join(" ");
 }

@@ -3,6 +3,7 @@
  *
  *   npx tsx src/model/pretrain.ts --corpora DIR --out runs/pretrain          (npm run pretrain -- ...)
  *   npx tsx src/model/pretrain.ts --resume runs/pretrain                     goes on, bit for bit, where it stopped
+ *   npx tsx src/model/pretrain.ts --init runs/pretrain --out runs/second     a second stage, from the weights of the first
  *
  * Loss: mean of -log p(token t+1 | tokens <= t) over all tokens of a batch, users' turns included.
  * AdamW with linear warm-up and a cosine decay to 0, global-norm clipping.
@@ -21,18 +22,20 @@ import { describeGpu, openGpu } from "../tensor/device.ts";
 import { scopeAsync } from "../tensor/memory.ts";
 import { read, readAll } from "../tensor/tensor.ts";
 import { loadChatModel } from "./chat_model.ts";
-import { saveGpt } from "./checkpoint.ts";
-import { FAMILIES, type GptConfig } from "./config.ts";
+import { copyTextFiles, loadGpt, saveGpt } from "./checkpoint.ts";
+import { FAMILIES, readConfig, type GptConfig } from "./config.ts";
 import { createGpt, disposeGpt, frozen, type Gpt } from "./gpt.ts";
 import { modelCard, type TextSource } from "./model_card.ts";
 import { parameterCount } from "./parameters.ts";
 import { batchAt, collectDialogues, packRows, writeTokenizer } from "./pretrain_data.ts";
 import { nextTokenLoss } from "./pretrain_loss.ts";
-import { loadTrainingState, saveTrainingState } from "./training_state.ts";
+import { loadSettings, loadTrainingState, saveTrainingState } from "./training_state.ts";
 
 /** Everything that determines the result; saved with each checkpoint. */
 export interface PretrainSettings {
   readonly corpora: string | null;
+  /** The folder of the finished run whose model this one starts from; null: random weights. */
+  readonly init: string | null;
   readonly generated: number;
   readonly corporaRatio: number;
   readonly vocab: number;
@@ -51,8 +54,9 @@ export interface PretrainSettings {
   readonly seed: number;
 }
 
-interface Flags extends Omit<PretrainSettings, "corpora"> {
+interface Flags extends Omit<PretrainSettings, "corpora" | "init"> {
   readonly corpora?: string;
+  readonly init?: string;
   readonly out?: string;
   readonly resume?: string;
   readonly evalEvery: number;
@@ -60,6 +64,8 @@ interface Flags extends Omit<PretrainSettings, "corpora"> {
   readonly stopAt?: number;
 }
 
+/** Settings that a model brings with it, by their names in `PretrainSettings`. */
+const SHAPE_FLAGS = ["vocab", "hidden", "layers", "heads", "kvHeads", "headSize", "mlp"] as const;
 const MAX_POSITIONS = 512;
 const MAX_GRAD_NORM = 1;
 const VALIDATION_BATCHES = 16;
@@ -69,6 +75,7 @@ async function main(): Promise<void> {
   const program = command("pretrain", "Pretrains a small Qwen3-style chat model from text.")
     .option("--corpora <dir>", "folder with the text corpora; without it only generated dialogues are used")
     .option("--out <dir>", "new folder for tokenizer, checkpoints and model")
+    .option("--init <dir>", "the --out folder of a finished run: start from its model and tokenizer")
     .option("--resume <dir>", "an --out folder of an earlier run: continue it with its own settings")
     .option("--generated <n>", "generated dialogues", integer(100), 200000)
     .option("--corpora-ratio <x>", "characters of corpora per generated character", number(0), 0.5)
@@ -91,6 +98,10 @@ async function main(): Promise<void> {
     .option("--stop-at <n>", "save and stop after this many steps (the schedule still ends at --steps)", integer(1))
     .parse();
   const flags = program.opts<Flags>();
+  const given = SHAPE_FLAGS.find((name) => program.getOptionValueSource(name) === "cli");
+  if (flags.init !== undefined && given !== undefined) {
+    throw new UsageError(`--init brings the model's shape with it: drop the flag for ${given}`);
+  }
   if ((flags.out === undefined) === (flags.resume === undefined)) {
     throw new UsageError("give either --out DIR for a new run or --resume DIR for an old one");
   }
@@ -117,7 +128,8 @@ function startRun(flags: Flags): Run {
   checkShape(settings);
   const { train: trainText, validation, sources } = collectDialogues(settings, (line) => console.error(line));
   mkdirSync(directory, { recursive: true });
-  writeTokenizer(directory, trainText, settings.vocab, MAX_POSITIONS);
+  if (settings.init === null) writeTokenizer(directory, trainText, settings.vocab, MAX_POSITIONS);
+  else copyTextFiles(join(settings.init, "model"), directory);
   const trainRows = packRows(directory, trainText, settings.rowLength);
   const validationRows = packRows(directory, validation, settings.rowLength);
   if (trainRows.length === 0 || validationRows.length === 0) {
@@ -130,6 +142,20 @@ function startRun(flags: Flags): Run {
   writeFileSync(join(directory, "sources.json"), JSON.stringify(sources, null, 1) + "\n");
   writeFileSync(join(directory, "rows.bin"), trainRows);
   writeFileSync(join(directory, "validation_rows.bin"), validationRows);
+  const model = settings.init === null ? newModel(directory, settings) : loadGpt(join(settings.init, "model"));
+  return {
+    directory,
+    settings,
+    model,
+    optimizer: createOptimizer(model, settings),
+    firstStep: 0,
+    trainRows,
+    validationRows,
+  };
+}
+
+/** A model with random weights for the tokenizer in `directory`. */
+function newModel(directory: string, settings: PretrainSettings): Gpt {
   const vocabulary = JSON.parse(readFileSync(join(directory, "tokenizer.json"), "utf8")) as {
     added_tokens: { id: number }[];
   };
@@ -148,24 +174,17 @@ function startRun(flags: Flags): Run {
     maxPositions: MAX_POSITIONS,
     tiedEmbeddings: true,
   };
-  const model = createGpt(config, initialWeights(config, settings.seed));
-  return {
-    directory,
-    settings,
-    model,
-    optimizer: createOptimizer(model, settings),
-    firstStep: 0,
-    trainRows,
-    validationRows,
-  };
+  return createGpt(config, initialWeights(config, settings.seed));
 }
 
 /** The flags that determine the result, without those of a single call. */
 function settingsOf(flags: Flags): PretrainSettings {
   const { generated, corporaRatio, vocab, hidden, layers, heads, kvHeads, headSize, mlp } = flags;
   const { rowLength, batch, steps, warmup, learningRate, weightDecay, seed } = flags;
+  const init = flags.init ?? null;
   return {
     corpora: flags.corpora ?? null,
+    init,
     generated,
     corporaRatio,
     vocab,
@@ -182,7 +201,14 @@ function settingsOf(flags: Flags): PretrainSettings {
     learningRate,
     weightDecay,
     seed,
+    ...(init === null ? {} : shapeOf(init)),
   };
+}
+
+/** The shape of an earlier run's model. @throws CheckpointError when the run has none. */
+function shapeOf(init: string): Pick<PretrainSettings, (typeof SHAPE_FLAGS)[number]> {
+  const { vocabSize, hiddenSize, layers, heads, kvHeads, headSize, mlpSize } = readConfig(join(init, "model"));
+  return { vocab: vocabSize, hidden: hiddenSize, layers, heads, kvHeads, headSize, mlp: mlpSize };
 }
 
 function checkShape({ heads, kvHeads, headSize }: PretrainSettings): void {
@@ -305,12 +331,17 @@ async function describeModel({ directory, settings, trainRows, validationRows }:
     .split("\n")
     .map((line) => JSON.parse(line) as { step: number; eval_loss?: number });
   const evaluated = Math.min(VALIDATION_BATCHES * settings.batch, validationRows.length / settings.rowLength);
+  const sourcesOf = (run: string): TextSource[] =>
+    JSON.parse(readFileSync(join(run, "sources.json"), "utf8")) as TextSource[];
+  const { init } = settings;
+  const first = init === null ? null : { settings: loadSettings(join(init, "checkpoint")), sources: sourcesOf(init) };
   const card = await modelCard(chat, {
     settings: { ...settings },
+    first: first && { settings: { ...first.settings }, sources: first.sources },
     parameters: parameterCount(chat.model.config),
     trainTokens: settings.steps * settings.batch * settings.rowLength,
     textTokens: trainRows.length,
-    sources: JSON.parse(readFileSync(join(directory, "sources.json"), "utf8")) as TextSource[],
+    sources: sourcesOf(directory),
     validation: records.flatMap(({ step, eval_loss: loss }) => (loss === undefined ? [] : [{ step, loss }])),
     validationTokens: evaluated * (settings.rowLength - 1),
   });

@@ -2,12 +2,12 @@
  * A training run on disk: weights, moments, step and settings, so that a resumed run continues bit for bit.
  * The directory is replaced as a whole (written under another name, then renamed): an interrupted save costs nothing.
  */
-import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { AdamW } from "../autograd/adamw.ts";
 import { openSafetensors, writeSafetensors } from "../data/safetensors.ts";
 import { read } from "../tensor/tensor.ts";
-import { loadGpt, replaceDirectory, TEXT_FILES } from "./checkpoint.ts";
+import { copyTextFiles, loadGpt, replaceDirectory } from "./checkpoint.ts";
 import { CheckpointError, configToHub } from "./config.ts";
 import type { Gpt } from "./gpt.ts";
 import type { PretrainSettings } from "./pretrain.ts";
@@ -46,10 +46,26 @@ export async function saveTrainingState(directory: string, textFrom: string, sta
       join(target, "state.json"),
       JSON.stringify({ step, settings, updates: moments.map((m) => m.step) }, null, 1) + "\n",
     );
-    for (const name of TEXT_FILES) {
-      if (existsSync(join(textFrom, name))) copyFileSync(join(textFrom, name), join(target, name));
-    }
+    copyTextFiles(textFrom, target);
   });
+}
+
+interface State {
+  readonly step: number;
+  readonly settings: PretrainSettings;
+  /** Updates of each parameter. */
+  readonly updates: readonly number[];
+}
+
+function readState(directory: string): State {
+  const path = join(directory, "state.json");
+  if (!existsSync(path)) throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json)`);
+  return JSON.parse(readFileSync(path, "utf8")) as State;
+}
+
+/** The settings of the run that wrote a checkpoint. @throws CheckpointError when there is no checkpoint. */
+export function loadSettings(directory: string): PretrainSettings {
+  return readState(directory).settings;
 }
 
 /** Loads what `saveTrainingState` wrote. @throws CheckpointError when there is no checkpoint. */
@@ -59,13 +75,7 @@ export function loadTrainingState(directory: string): {
   model: Gpt;
   restoreOptimizer: (optimizer: AdamW) => void;
 } {
-  const path = join(directory, "state.json");
-  if (!existsSync(path)) throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json)`);
-  const { step, settings, updates } = JSON.parse(readFileSync(path, "utf8")) as {
-    step: number;
-    settings: PretrainSettings;
-    updates: number[];
-  };
+  const { step, settings, updates } = readState(directory);
   const model = loadGpt(directory);
   const restoreOptimizer = (optimizer: AdamW): void => {
     const file = openSafetensors(join(directory, "optimizer.safetensors"));

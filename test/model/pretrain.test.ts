@@ -81,6 +81,21 @@ describe("a short run", () => {
     expect(readdirSync(parts).filter((name) => /\.(tmp|old)-/.test(name))).toEqual([]);
   });
 
+  test("--init: a second stage starts where the first ended, with its tokenizer and shape; the card names both", async () => {
+    const second = join(root, "second");
+    const flags = ["--init", out, "--out", second, "--generated", "100", "--row-length", "32", "--batch", "4", "--seed", "3"];
+    const { code } = await pretrain([...flags, "--warmup", "2", "--steps", "4", "--learning-rate", "0.001"]);
+    expect(code).toBe(0);
+    expect(resultsOf(second)["tokenizer.json"]).toBe(resultsOf(out)["tokenizer.json"]);
+    expect(resultsOf(second)["model/config.json"]).toBe(resultsOf(out)["model/config.json"]);
+    expect(metricsOf(second)[0]!.loss).toBeLessThan(metricsOf(out)[0]!.loss! - 0.1);
+    const card = readFileSync(join(second, "model", "README.md"), "utf8");
+    expect(card).toMatch(/--hidden 16 .*--out FIRST\n.*--init FIRST (?!.*--hidden).*--out DIR/);
+    const mixed = await runEntry("model/pretrain", ["--init", out, "--out", join(root, "mixed"), "--hidden", "8"]);
+    expect(mixed.code).toBe(2);
+    expect(mixed.stderr).toContain("--init brings the model's shape with it: drop the flag for hidden");
+  });
+
   test("another seed gives other weights", async () => {
     const other = join(root, "other");
     await pretrain(["--out", other, ...tiny, ...everyThree, "--seed", "2"]);
