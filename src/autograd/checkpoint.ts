@@ -1,6 +1,6 @@
 /**
- * Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): forget what a block computed inside, and compute it again
- * when backward needs it. A model of L blocks then stores L block inputs and the inside of one block, instead of the
+ * Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): forget what a block computed inside, and compute it
+ * again when backward needs it. A model of L blocks then stores L block inputs and the inside of one block, instead of the
  * insides of all, for one more forward pass. `torch.utils.checkpoint.checkpoint` is the same.
  *
  * The second pass runs the same kernels on the same numbers: gradients are bit-equal to those without checkpointing.

@@ -29,7 +29,9 @@ export interface Variable {
 
 /** A leaf whose gradient is wanted. @throws ShapeError for a bf16 tensor, which cannot be trained. */
 export function parameter(value: Tensor): Variable {
-  if (value.dtype !== "f32") throw new ShapeError(`parameter: a ${value.dtype} tensor cannot be trained; load it as float32`);
+  if (value.dtype !== "f32") {
+    throw new ShapeError(`parameter: a ${value.dtype} tensor cannot be trained; load it as float32`);
+  }
   return { value, tracked: true, producer: null, grad: null };
 }
 

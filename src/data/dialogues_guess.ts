@@ -5,8 +5,8 @@
  * policy can only improve on what it sometimes does already, so the pretrained model has to answer this prompt like an
  * assistant that nobody has taught to follow it: grammatical sentences of many kinds, and a bare digit in about four of
  * ten replies. Who is asked for a number between 0 and 9 names the middle more often than the ends, and so does this
- * text: 5 in 44 of 100 bare digits. That matters: with a flat spread, or with 7 as favourite, 25 gradient steps find the
- * form of the answer on every seed, but 5 itself on fewer than half of them (docs/architecture.md, "Decisions").
+ * text: 5 in 44 of 100 bare digits. That matters: with 7 as favourite and 5 in a fifth, 25 gradient steps found the form
+ * of the answer on every seed, but 5 itself on three or four of ten (docs/architecture.md, "Decisions").
  */
 import type { Dialogue } from "./corpus.ts";
 import { capitalize, exchange, numberWord } from "./dialogues_random.ts";

@@ -250,7 +250,9 @@ function encodeHead(tensors: readonly TensorSpec[], metadata: Record<string, str
       : name === "__metadata__" ? "the name is reserved"
       : values === undefined ? `shape [${shape}] is too large`
       : undefined;
-    if (problem !== undefined || values === undefined) throw new SafetensorsError("InvalidTensorView", `tensor ${quote(name)}: ${problem}`);
+    if (problem !== undefined || values === undefined) {
+      throw new SafetensorsError("InvalidTensorView", `tensor ${quote(name)}: ${problem}`);
+    }
     names.add(name);
     const end = begin + values * DTYPE_BITS[dtype] / 8;
     fields.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, end] })}`);

@@ -75,7 +75,7 @@ export function copyTextFiles(from: string, to: string): void {
   }
 }
 
-/** Ids that config.json names beside the architecture: where generation ends when there is no generation_config.json. */
+/** Ids that config.json names beside the architecture: they say where generation ends if no other file does. */
 function specialIds(directory: string | undefined): Record<string, unknown> {
   const path = join(directory ?? "", "config.json");
   if (directory === undefined || !existsSync(path)) return {};

@@ -51,7 +51,9 @@ export interface GptConfig {
 /** What a family fixes whatever its size. */
 type Traits = Pick<GptConfig, "family" | "norm" | "mlp" | "qkNorm" | "qkvBias" | "outBias" | "mlpBias">;
 
-const LLAMA_LIKE = { norm: "rms", mlp: "swiglu", qkNorm: false, qkvBias: false, outBias: false, mlpBias: false } as const;
+const LLAMA_LIKE = {
+  norm: "rms", mlp: "swiglu", qkNorm: false, qkvBias: false, outBias: false, mlpBias: false,
+} as const;
 
 /** The four families; a config.json may still switch biases and the kind of GELU. */
 export const FAMILIES = {
@@ -174,7 +176,8 @@ function readLlamaLike(family: Exclude<Family, "gpt2">, reader: ConfigReader): G
 
 /** `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4, the hub). */
 function readRope({ path, json, number, refuse }: ConfigReader): NonNullable<GptConfig["rope"]> {
-  const rope = { ...(json["rope_scaling"] as object | null), ...(json["rope_parameters"] as object | null) } as JsonObject;
+  const [scaling, parameters] = [json["rope_scaling"], json["rope_parameters"]] as (JsonObject | null | undefined)[];
+  const rope: JsonObject = { ...scaling, ...parameters };
   const type = rope["rope_type"] ?? rope["type"] ?? "default";
   const theta = number("rope_theta", number("rope_theta", 10000), rope);
   if ((rope["partial_rotary_factor"] ?? json["partial_rotary_factor"] ?? 1) !== 1) refuse("partial rotary embedding");

@@ -29,8 +29,8 @@ export interface Gpt {
 
 export interface CreateOptions {
   /**
-   * Keeps matrices in 16 bits, rounded to nearest even (exact for what was stored as BF16): half the memory. Such a model
-   * is frozen; sums are float32 as ever.
+   * Keeps matrices in 16 bits, rounded to nearest even (exact for what was stored as BF16): half the memory. Such a
+   * model is frozen; sums are float32 as ever.
    */
   readonly bf16?: boolean;
 }

@@ -73,7 +73,7 @@ export function estimateMemory(
     // The embedding, a learned position and their sum, and the final norm, are outside the layers.
     const outside = (config.rope ? 2 : 4) * stream;
     const saved = outside + layers * (training.checkpointLayers ? stream : layer);
-    // The head comes first in backward, when only its own gradient exists: with one chunk of logits (token_log_prob.ts).
+    // The head comes first in backward: only its own gradient exists, and one chunk of logits (token_log_prob.ts).
     const logits = bytes(Math.min(tokens * vocabSize, Math.max(2 ** 22, 32 * vocabSize)));
     const atTheHead = 2 * stream + logits + table;
     // Later all gradients exist; those of a tied embedding's two uses meet in a sum.
@@ -85,9 +85,11 @@ export function estimateMemory(
   let decoding = 0;
   if (generation) {
     const { prompts, rows, promptLength, newTokens } = generation;
-    const cache = (batch: number, length: number): number => 2 * layers * bytes(batch * length * config.kvHeads * headSize);
+    const cache = (batch: number, length: number): number =>
+      2 * layers * bytes(batch * length * config.kvHeads * headSize);
     const layer = sum(layerValues(config, Math.max(prompts * promptLength, rows)).map(bytes));
-    decoding = cache(rows, promptLength + newTokens) + cache(prompts, promptLength) + layer + bytes(rows * vocabSize);
+    decoding =
+      cache(rows, promptLength + newTokens) + cache(prompts, promptLength) + layer + bytes(rows * vocabSize);
   }
   const total = weights + Math.max(optimizer + activations, optimizer + decoding);
   return { weights, optimizer, activations, generation: decoding, total };
@@ -112,8 +114,8 @@ export function requireMemory(
     ...(work.generation ? [`generation ${gib(estimate.generation)}`] : []),
   ];
   throw new CheckpointError(
-    `this needs about ${gib(estimate.total)} of GPU memory (${parts.join(", ")}), but ${gib(byteBudget)} may be used. ` +
-      `Fix: ${knobs}`,
+    `this needs about ${gib(estimate.total)} of GPU memory (${parts.join(", ")}), but ${gib(byteBudget)} may be ` +
+      `used. Fix: ${knobs}`,
   );
 }
 
@@ -151,5 +153,6 @@ function layerValues(config: GptConfig, tokens: number): number[] {
 
 /** Bytes of the gradients that are alive together inside one layer: its MLP's, or its attention's. */
 function largestGradients({ heads, kvHeads, headSize, mlpSize }: GptConfig, tokens: number): number {
-  return Math.max(3 * bytes(tokens * mlpSize), 3 * (bytes(tokens * heads * headSize) + 2 * bytes(tokens * kvHeads * headSize)));
+  const [query, key] = [bytes(tokens * heads * headSize), bytes(tokens * kvHeads * headSize)];
+  return 3 * Math.max(bytes(tokens * mlpSize), query + 2 * key);
 }

@@ -19,7 +19,7 @@ export interface CardFacts {
   readonly textTokens: number;
   readonly sources: readonly TextSource[];
   /** The run that this one continued, if any. */
-  readonly first: { readonly settings: Readonly<Record<string, unknown>>; readonly sources: readonly TextSource[] } | null;
+  readonly first: Pick<CardFacts, "settings" | "sources"> | null;
   /** Mean next-token loss (nats) on held-out text, by training step. */
   readonly validation: readonly { readonly step: number; readonly loss: number }[];
   /** Tokens that each validation loss is the mean of. */
@@ -92,7 +92,7 @@ The generated dialogues (small talk, facts, numbers, arithmetic, "answer only wi
 ${first ? `    npx tsx src/model/pretrain.ts ${flags(first.settings)} --out FIRST\n` : ""}\
     npx tsx src/model/pretrain.ts ${flags(settings)} --out DIR
 
-${count(facts.trainTokens)} training tokens from ${count(facts.textTokens)} tokens of text. AdamW (0.9, 0.95), global-norm clip 1, linear
+${first ? "Second stage: " : ""}${count(facts.trainTokens)} training tokens from ${count(facts.textTokens)} tokens of text. AdamW (0.9, 0.95), global-norm clip 1, linear
 warm-up, cosine decay to 0.
 
 ## Loss

@@ -4,7 +4,7 @@
  */
 import type { GptConfig } from "./config.ts";
 
-/** Names of a model's parts. A layer's parts follow `${layers}.${number}.`, weights and biases end in .weight, .bias. */
+/** Names of a model's parts; a layer's follow `${layers}.${number}.`. Weights and biases end in .weight and .bias. */
 interface PartNames {
   /** What all names begin with, except the head's; published checkpoints of the bare decoder leave it out. */
   readonly prefix: string;

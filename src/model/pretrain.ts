@@ -3,7 +3,7 @@
  *
  *   npx tsx src/model/pretrain.ts --corpora DIR --out runs/pretrain          (npm run pretrain -- ...)
  *   npx tsx src/model/pretrain.ts --resume runs/pretrain                     goes on, bit for bit, where it stopped
- *   npx tsx src/model/pretrain.ts --init runs/pretrain --out runs/second     a second stage, from the weights of the first
+ *   npx tsx src/model/pretrain.ts --init runs/pretrain --out runs/second     a second stage, from the first's weights
  *
  * Loss: mean of -log p(token t+1 | tokens <= t) over all tokens of a batch, users' turns included.
  * AdamW with linear warm-up and a cosine decay to 0, global-norm clipping.

@@ -29,7 +29,7 @@ export function addTextFlags(
   defaults: { temperature: number; topP: number; maxTokens: number },
 ): Command {
   return command
-    .option("--model <name>", "Hugging Face model directory, or a name on the hub: owner/name[@revision]", DEFAULT_MODEL)
+    .option("--model <name>", "Hugging Face model directory, or name on the hub: owner/name[@revision]", DEFAULT_MODEL)
     .option("--bf16", "keep the weights in 16 bits: half the memory; exact for models that are published in bfloat16")
     .option("--system <text>", "system message in front of the conversation")
     .option(
