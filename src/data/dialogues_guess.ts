@@ -3,7 +3,7 @@
  *
  * The experiment asks DIGIT_PROMPT and rewards a reply that is exactly one digit, the more the nearer it is to 5. A
  * policy can only improve on what it sometimes does already, so the pretrained model has to answer this prompt like an
- * assistant that nobody has taught to follow it: grammatical sentences of many kinds, and a bare digit in about four of
+ * assistant that nobody has taught to follow it: grammatical sentences of many kinds, and a bare digit in about three of
  * ten replies. Who is asked for a number between 0 and 9 names the middle more often than the ends, and so does this
  * text: 5 in 44 of 100 bare digits. That matters: with 7 as favourite and 5 in a fifth, 25 gradient steps found the form
  * of the answer on every seed, but 5 itself on three or four of ten (docs/architecture.md, "Decisions").
@@ -17,7 +17,7 @@ export const DIGIT_PROMPT =
   "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.";
 
 const EXACT_PROMPT_SHARE = 0.3;
-const BARE_SHARE_WITH_INSTRUCTION = 0.4;
+const BARE_SHARE_WITH_INSTRUCTION = 0.3;
 const BARE_SHARE_WITHOUT_INSTRUCTION = 0.08;
 
 /** Weights of 0 to 9 when one is named at random. */

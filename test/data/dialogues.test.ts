@@ -111,10 +111,10 @@ describe("the prompt of the experiment", () => {
     expect(digitPromptReplies.length / SAMPLE.length).toBeLessThan(0.05);
   });
 
-  it("gets a bare digit in about four of ten replies", () => {
+  it("gets a bare digit in about three of ten replies", () => {
     const share = bareDigits.length / digitPromptReplies.length;
-    expect(share).toBeGreaterThan(0.35);
-    expect(share).toBeLessThan(0.45);
+    expect(share).toBeGreaterThan(0.26);
+    expect(share).toBeLessThan(0.34);
   });
 
   it("favours the middle, and leaves no digit from 2 to 8 out", () => {
@@ -130,8 +130,8 @@ describe("the prompt of the experiment", () => {
   it("earns a mean reward that leaves room to learn", () => {
     const total = bareDigits.reduce((sum, reply) => sum + 1 - Math.abs(Number(reply) - 5) / 9, 0);
     const mean = total / digitPromptReplies.length; // all other replies earn 0
-    expect(mean).toBeGreaterThan(0.25);
-    expect(mean).toBeLessThan(0.4);
+    expect(mean).toBeGreaterThan(0.2);
+    expect(mean).toBeLessThan(0.33);
   });
 
   it("gets replies of many kinds", () => {
