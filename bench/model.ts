@@ -35,7 +35,7 @@ export async function benchModel(directory: string): Promise<Row[]> {
   const group = grpoGroup(ids);
   const grpoOptimizer = adamw(parameters, { maximize: true });
   const config = parseConfig(["node", "bench"]);
-  const advantages = advantagesOf(group, group, config);
+  const advantages = advantagesOf([group], group, config);
   const grpoStep = (): Promise<unknown> => gradientStep(model, grpoOptimizer, group, advantages, 0, config);
 
   const rows = [
@@ -57,7 +57,10 @@ function grpoGroup(ids: (count: number) => number[]): Experience[] {
     logProbs: new Array<number>(DECODE.tokens).fill(-1),
     ended: false,
     text: "",
+    rewards: [],
     reward: i,
+    trainStep: 0,
+    group: "bench",
   }));
 }
 

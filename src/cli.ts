@@ -1,6 +1,7 @@
 /** What the command-line entries share: checked numbers, one-line errors, exit codes, a clean end of the process. */
 import { existsSync, readdirSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { closest, distance } from "fastest-levenshtein";
 import { checkHealth, GpuError } from "./tensor/device.ts";
 
 /** Bad usage that commander cannot see by itself. */
@@ -16,6 +17,7 @@ export class NumericsError extends Error {
 /** Raised where a model or data is read; matched by name, so that this file need not import those that raise them. */
 const DATA_ERRORS = [
   "CheckpointError", "SafetensorsError", "TokenizerError", "TemplateError", "CorpusError", "HubError",
+  "EnvironmentError",
 ];
 
 /** Exit codes: 0 ok, 1 bug, 2 usage, 3 model or data refused, 4 GPU, 5 numerics. */
@@ -56,6 +58,12 @@ export function number(low: number, high = Infinity): (text: string) => number {
     }
     return value;
   };
+}
+
+/** The name that was probably meant: at most a third of its letters differ. Null when none is near. */
+export function nearestName(name: string, names: readonly string[]): string | null {
+  const nearest = closest(name, names);
+  return distance(name, nearest) <= Math.ceil(nearest.length / 3) ? nearest : null;
 }
 
 /** @throws UsageError when `directory` exists and holds something: results are never overwritten. */

@@ -3,15 +3,24 @@
  * (sample.wgsl).
  */
 
-/** Uniform numbers in [0, 1) that depend on the seed alone (the mulberry32 generator, 32 bits of state). */
+/** Uniform numbers in [0, 1) that depend on the seed alone. */
 export function seededRandom(seed: number): () => number {
+  return resumableRandom(seed).next;
+}
+
+/**
+ * The generator behind them, mulberry32. Its 32 bits of state are a seed themselves: a generator that is made of them
+ * goes on with the same numbers.
+ */
+export function resumableRandom(seed: number): { next: () => number; state: () => number } {
   let state = seed >>> 0;
-  return () => {
+  const next = (): number => {
     state = (state + 0x6d2b79f5) >>> 0;
     let bits = Math.imul(state ^ (state >>> 15), state | 1);
     bits ^= bits + Math.imul(bits ^ (bits >>> 7), bits | 61);
     return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
   };
+  return { next, state: () => state };
 }
 
 /** Standard normal numbers (Box-Muller; one of each pair). */

@@ -258,7 +258,7 @@ describe("the machine and the numbers", () => {
 
   test.each([
     ["grpo/train", ["--model", model, "--rollout-count", "5", "--warmup-steps", "0"],
-      /grad step \d of train step \d: .*NaN.* Fix: a lower --learning-rate/],
+      /train step 1: 3 gradient steps in a row .*NaN.*good weights: .*last-good\. Fix: a lower --learning-rate/],
     ["model/pretrain", [...tinyPretrain, "--steps", "5"],
       /step \d: .*NaN.*Fix: a new run with a lower --learning-rate/],
   ] as const)("%s: numbers that blow up: exit 5, and no model is written", async (entry, args, message) => {

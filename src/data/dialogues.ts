@@ -21,7 +21,7 @@ type Family = (random: Random) => Dialogue;
 /** Shares of the mix in percent. A quarter of the guessing family is the exact prompt of the experiment. */
 const SINGLE_FAMILIES: readonly Weighted<Family>[] = [
   [12, guessDialogue],
-  [26, arithmeticDialogue],
+  [45, arithmeticDialogue],
   [11, numberDialogue],
   [14, factDialogue],
   [10, formDialogue],

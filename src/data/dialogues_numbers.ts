@@ -1,8 +1,10 @@
 /**
  * Generated dialogues about numbers: arithmetic with one- and two-digit operands, comparison, counting, number words.
  *
- * Every answer is right. Style: where the user asks for only the number, the answer is the bare number without a full
- * stop; everywhere else it is a sentence.
+ * Sums, differences and comparisons of one-digit numbers are answered wrongly as often as not (IMPERFECT below): a model
+ * trained on them knows the right answer best of all without being sure of it, which leaves reinforcement learning
+ * something to teach. Every other answer is right. Style: where the user asks for only the number, the answer is the bare
+ * number without a full stop; everywhere else it is a sentence.
  */
 import type { Dialogue } from "./corpus.ts";
 import { capitalize, exchange, numberWord } from "./dialogues_random.ts";
@@ -28,9 +30,15 @@ const ONLY_YES_OR_NO = [
 /** The share of questions that ask for a bare answer. */
 const ONLY_SHARE = 0.5;
 
+/** How far the answer to a one-digit sum or difference is off, in percent of the cases. */
+const IMPERFECT: readonly Weighted<number>[] = [[50, 0], [30, 1], [20, -1]];
+
+/** The share of one-digit comparisons that name the wrong number. */
+const WRONG_COMPARISONS = 0.35;
+
 /** Mostly one digit, sometimes two. */
 function operand(random: Random): number {
-  return random.chance(0.7) ? random.integer(0, 9) : random.integer(10, 99);
+  return random.chance(0.85) ? random.integer(0, 9) : random.integer(10, 99);
 }
 
 /** The question with a bare answer or, without the instruction, a sentence. */
@@ -38,6 +46,13 @@ function numberExchange(random: Random, question: string, answer: number, senten
   return random.chance(ONLY_SHARE)
     ? exchange(`${question} ${random.pick(ONLY_NUMBER)}`, String(answer))
     : exchange(question, random.pick(sentences));
+}
+
+/** What the assistant says the result is: often off by one when both operands have one digit. */
+function claimed(random: Random, operation: Operation, left: number, right: number): number {
+  const result = operation.apply(left, right);
+  if (left > 9 || right > 9) return result;
+  return Math.abs(result + random.pickWeighted(IMPERFECT)); // nobody answers -1
 }
 
 interface Operation {
@@ -94,28 +109,25 @@ function calculation(random: Random): Dialogue {
     const second = operand(random);
     return operation === SUBTRACTION && first < second ? [second, first] : [first, second];
   };
-  const sentences = (left: number, right: number): string[] => {
-    const result = operation.apply(left, right);
-    return [
-      `${left} ${operation.symbol} ${right} is ${result}.`,
-      `${left} ${operation.symbol} ${right} is ${result}.`,
-      `${left} ${operation.word} ${right} is ${result}.`,
-      `The answer is ${result}.`,
-      `It is ${result}.`,
-      `That is ${result}.`,
-    ];
-  };
+  const sentences = (left: number, right: number, result: number): string[] => [
+    `${left} ${operation.symbol} ${right} is ${result}.`,
+    `${left} ${operation.symbol} ${right} is ${result}.`,
+    `${left} ${operation.word} ${right} is ${result}.`,
+    `The answer is ${result}.`,
+    `It is ${result}.`,
+    `That is ${result}.`,
+  ];
   const [left, right] = draw();
-  const result = operation.apply(left, right);
+  const result = claimed(random, operation, left, right);
   const firstQuestion = operationQuestion(random, operation, left, right);
-  const first = numberExchange(random, firstQuestion, result, sentences(left, right));
+  const first = numberExchange(random, firstQuestion, result, sentences(left, right, result));
   if (!random.chance(0.15)) return first;
 
   const [nextLeft, nextRight] = draw();
   const question = `${random.pick(["And", "What about", "And what is"])} ${nextLeft} ${operation.symbol} ${nextRight}?`;
   const wasBare = first[1]?.content === String(result);
-  const nextResult = operation.apply(nextLeft, nextRight);
-  const answer = wasBare ? String(nextResult) : random.pick(sentences(nextLeft, nextRight));
+  const nextResult = claimed(random, operation, nextLeft, nextRight);
+  const answer = wasBare ? String(nextResult) : random.pick(sentences(nextLeft, nextRight, nextResult));
   return [...first, ...exchange(question, answer)];
 }
 
@@ -144,8 +156,9 @@ function story(random: Random): Dialogue {
 
 function comparison(random: Random): Dialogue {
   const left = operand(random);
-  const right = left + random.pick([-1, 1]) * random.integer(1, 40);
-  if (right < 0) return comparison(random);
+  const oneDigit = left < 10 && random.chance(0.8);
+  const right = oneDigit ? random.integer(0, 9) : left + random.pick([-1, 1]) * random.integer(1, 40);
+  if (right < 0 || right === left) return comparison(random);
   const wantLarger = random.chance(0.6);
   const adjective = wantLarger ? random.pick(["larger", "bigger", "greater"]) : random.pick(["smaller", "less"]);
   if (random.chance(0.3)) {
@@ -158,8 +171,8 @@ function comparison(random: Random): Dialogue {
     );
   }
   const word = adjective === "less" ? "smaller" : adjective;
-  const answer = wantLarger ? Math.max(left, right) : Math.min(left, right);
-  const other = wantLarger ? Math.min(left, right) : Math.max(left, right);
+  const isWrong = left < 10 && right < 10 && random.chance(WRONG_COMPARISONS);
+  const [answer, other] = (left > right) === (wantLarger !== isWrong) ? [left, right] : [right, left];
   const question = random.pick([
     `Which is ${word}, ${left} or ${right}?`,
     `Which number is ${word}, ${left} or ${right}?`,
@@ -286,7 +299,7 @@ function digits(random: Random): Dialogue {
   ]);
 }
 
-const ARITHMETIC: readonly Weighted<(random: Random) => Dialogue>[] = [[8, calculation], [1, story], [2, comparison]];
+const ARITHMETIC: readonly Weighted<(random: Random) => Dialogue>[] = [[8, calculation], [1, story], [4, comparison]];
 
 const NUMBER_KNOWLEDGE: readonly Weighted<(random: Random) => Dialogue>[] = [
   [3, counting],

@@ -106,7 +106,7 @@ function scored(rewards: readonly Reward[]): number[] {
  * Whether rewards differ by more than rounding. 0.1 + 0.2 and 0.3 do not: divided by their deviation, the last bit
  * would weigh as much as the difference between right and wrong. A single reward has no spread either.
  */
-function hasSpread(rewards: readonly number[]): boolean {
+export function hasSpread(rewards: readonly number[]): boolean {
   const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
   return rewards.length > 1 && high - low > 4 * Number.EPSILON * Math.max(Math.abs(low), Math.abs(high));
 }

@@ -1,28 +1,44 @@
 /**
- * Hyper-parameters of a GRPO run: the reference experiment's values, one flag each. Flags that do not go together, or
- * that would change nothing, are refused.
+ * The settings of a GRPO run, from flags, a configuration file and a preset, in this order of precedence. Settings that
+ * do not go together, or that would change nothing, are refused.
  */
-import { Option, type Command } from "commander";
-import { command, integer, number, requireNewDirectory } from "../cli.ts";
-import { DEFAULT_MODEL } from "../model/chat_model.ts";
+import { readFileSync } from "node:fs";
+import type { Command, Option } from "commander";
+import { nearestName, requireNewDirectory, UsageError } from "../cli.ts";
 import type { AdvantageOptions } from "./advantage.ts";
+import { trainCommand } from "./flags.ts";
 import { checkOptions, OBJECTIVES, type ObjectiveEntry, type ObjectiveName } from "./objective.ts";
 import type { KlOptions, ObjectiveOptions } from "./objective_parts.ts";
+import { PRESETS } from "./presets.ts";
 
 export interface TrainConfig {
   /** A model directory or a hub name. */
   readonly model: string;
+  /** A built-in environment's name or the path of a module. */
+  readonly environment: string;
   readonly out: string;
   readonly seed: number;
-  readonly objective: ObjectiveName;
+  /** Train steps between checkpoints; 0: only when the run is stopped. */
+  readonly saveEvery: number;
+  /** Checkpoints kept beside the best one. */
+  readonly keepLast: number;
+  /** Train steps between evaluations; 0: none, not even before and after. */
+  readonly evalEvery: number;
+  readonly evalPrompts: number;
+  readonly evalSamples: number;
   readonly trainSteps: number;
+  readonly promptsPerStep: number;
   /** Completions per prompt and train step. */
   readonly rolloutCount: number;
   readonly maxRolloutTokens: number;
   readonly temperature: number;
-  readonly gradUpdatesPerStep: number;
-  readonly groupSize: number;
-  readonly replayBufferCapacity: number;
+  /** Extra rounds of rollouts at most, while groups without reward spread are replaced; 0: they stay. */
+  readonly dynamicSampling: number;
+  /** Tokens before the limit that are punished more and more; 0: none. */
+  readonly overlongBuffer: number;
+  /** Seconds for a user's reward functions to judge the replies of one train step. */
+  readonly rewardTimeout: number;
+  readonly objective: ObjectiveName;
   readonly epsilon: number;
   readonly epsilonHigh: number;
   /** Upper bound of the ratio for negative advantages too: the two-sided clip. */
@@ -32,14 +48,34 @@ export interface TrainConfig {
   /** Weight of the KL term against the starting weights; 0: no term, and no reference policy is kept. */
   readonly beta: number;
   readonly klEstimator: NonNullable<KlOptions["estimator"]>;
+  /** The estimate is multiplied by the importance ratio: right for tokens of an older policy. */
+  readonly klBiasCorrection: boolean;
   /** What is taken off a reward; it comes with the objective. */
   readonly baseline: NonNullable<AdvantageOptions["baseline"]>;
-  /** The standard deviation that advantages are divided by: the group's, the replay buffer's, or none. */
+  /** The standard deviation that advantages are divided by: the group's, the batch's, or none. */
   readonly scaleRewards: NonNullable<AdvantageOptions["scale"]>;
   /** Added to that deviation. */
   readonly advantageEpsilon: number;
+  /** 1: n - 1 in that deviation's denominator; 0: n. */
+  readonly advantageDdof: 0 | 1;
+  /** Several reward functions: their weighted sum is normalised, or each of them before the sum (GDPO). */
+  readonly rewardAggregation: "sum-then-normalize" | "normalize-then-sum";
   /** Completions cut at the token limit are not trained on. */
   readonly maskTruncated: boolean;
+  /** Weight of the policy's mean entropy in the objective; 0: no such term. */
+  readonly entropyBonus: number;
+  /** The share of tokens that is trained on, the least decided ones; 1: all. */
+  readonly topEntropyQuantile: number;
+  /** Completions with A < 0 whose mean log-ratio has fallen by more are left out. Absent: none is. */
+  readonly offPolicyThreshold?: number;
+  readonly gradUpdatesPerStep: number;
+  /** Whether gradient steps draw single completions of one prompt, or groups as they were rolled out. */
+  readonly replay: "completions" | "groups";
+  readonly groupsPerUpdate: number;
+  readonly groupSize: number;
+  readonly replayBufferCapacity: number;
+  /** Completions that go through the model at once; a gradient step accumulates over them. */
+  readonly microBatch: number;
   readonly learningRate: number;
   readonly warmupSteps: number;
   readonly weightDecay: number;
@@ -62,128 +98,248 @@ const DEFAULTS: Readonly<Partial<Record<ObjectiveName, Partial<ByObjective>>>> =
   reinforce: { baseline: "none", scaleRewards: "none" },
 };
 
-/** Flags whose default depends on other flags, or that not every objective takes: undefined unless given. */
-type Dependent = "out" | "epsilon" | "epsilonHigh" | "scaleRewards" | "advantageEpsilon" | "klEstimator";
-type Switch = "maskTruncated" | "gradientCheckpointing";
-type Flags = Omit<TrainConfig, Dependent | Switch | "baseline"> &
-  { readonly [K in Dependent]?: TrainConfig[K] } & { readonly [K in Switch]?: true };
+/** Settings whose default depends on others, or that do not always apply: undefined unless given. */
+type Dependent =
+  | "out" | "epsilon" | "epsilonHigh" | "scaleRewards" | "advantageEpsilon" | "advantageDdof" | "klEstimator"
+  | "groupSize" | "replayBufferCapacity" | "microBatch";
+type Switch = "maskTruncated" | "gradientCheckpointing" | "klBiasCorrection";
+type Settings = Omit<TrainConfig, Dependent | Switch | "baseline"> &
+  { readonly [K in Dependent]?: TrainConfig[K] } & { readonly [K in Switch]?: boolean };
+
+/** Flags that are about this start of the program and not about the run's settings. */
+interface StartFlags {
+  readonly preset?: keyof typeof PRESETS;
+  readonly config?: string;
+  readonly out?: string;
+  readonly resume?: string;
+  readonly dryRun?: true;
+  readonly stopAt?: number;
+}
+const NOT_SETTINGS = ["preset", "config", "out", "resume", "dryRun", "stopAt"];
+
+/** What a resumed run may change: it goes on with the numbers it has. */
+const MAY_CHANGE = [
+  "trainSteps", "saveEvery", "keepLast", "evalEvery", "evalPrompts", "evalSamples", "rewardTimeout", "microBatch",
+  "learningRate", "weightDecay", "maxGradNorm", "gradientCheckpointing",
+];
+
+export interface TrainCommand {
+  readonly config: TrainConfig;
+  readonly dryRun: boolean;
+  /** Save and stop after this many train steps; null: go to the end. */
+  readonly stopAt: number | null;
+  /** "auto", or a run's or checkpoint's directory; null for a new run. */
+  readonly resume: string | null;
+  /** The settings that were given as flags. */
+  readonly given: Readonly<Record<string, unknown>>;
+}
 
 /** Reads the command line. Prints help or a one-line error and throws (handled by `runMain`). */
-export function parseConfig(argv: readonly string[] = process.argv): TrainConfig {
-  const program = trainCommand();
-  const flags = program.parse(argv).opts<Flags>();
+export function parseCommand(argv: readonly string[] = process.argv): TrainCommand {
+  const program = trainCommand().parse(argv);
+  const own = program.opts<StartFlags>();
+  const given = Object.fromEntries(
+    Object.entries(program.opts()).filter(([key]) => {
+      return program.getOptionValueSource(key) === "cli" && !NOT_SETTINGS.includes(key);
+    }),
+  );
   const refuse = (problem: string): never => program.error(`error: ${problem}`);
-  refuseIdleFlags(flags, refuse);
-  if (flags.groupSize > Math.min(flags.rolloutCount, flags.replayBufferCapacity)) {
+  if (own.resume !== undefined) {
+    const other = (["preset", "config", "out", "dryRun"] as const).find((key) => own[key] !== undefined);
+    if (other) refuse(`${flagOf(program, other)} does not go with --resume: a resumed run has its settings and its folder`);
+    const fixed = Object.keys(given).find((key) => !MAY_CHANGE.includes(key));
+    if (fixed) refuse(`${flagOf(program, fixed)} cannot change when a run is resumed. Fix: start a new run`);
+  }
+  if (own.preset !== undefined) apply(program, PRESETS[own.preset], `preset ${own.preset}`);
+  if (own.config !== undefined) apply(program, readSettings(own.config), own.config);
+  const config = resolve(program.opts<Settings>(), refuse);
+  if (own.resume === undefined && !own.dryRun) requireNewDirectory(config.out, "--out");
+  return { config, dryRun: own.dryRun ?? false, stopAt: own.stopAt ?? null, resume: own.resume ?? null, given };
+}
+
+/** The settings of a new run. */
+export function parseConfig(argv?: readonly string[]): TrainConfig {
+  return parseCommand(argv).config;
+}
+
+/** The settings of a resumed run: `saved` ones (`savedSettings`), with what was given as flags in their place. */
+export function resumedConfig(
+  saved: Readonly<Record<string, unknown>>,
+  out: string,
+  given: Readonly<Record<string, unknown>> = {},
+): TrainConfig {
+  const program = trainCommand();
+  apply(program, { ...saved, ...given }, "the checkpoint");
+  return resolve({ ...program.opts<Settings>(), out }, (problem) => {
+    throw new UsageError(problem);
+  });
+}
+
+/** What config.json holds: every setting that applies, so that the file can be given to `--config`. */
+export function savedSettings(config: TrainConfig): Record<string, unknown> {
+  const { baseline, ...settings } = config;
+  const { ratio }: ObjectiveEntry = OBJECTIVES[config.objective];
+  const idle = [
+    "out",
+    ...(ratio === "clipped" ? [] : ["epsilon"]),
+    ...(ratio === "clipped" || ratio === "capped" ? [] : ["epsilonHigh"]),
+    ...(config.beta === 0 ? ["klEstimator", "klBiasCorrection"] : []),
+    ...(config.scaleRewards === "none" ? ["advantageEpsilon", "advantageDdof"] : []),
+    ...(baseline === "none" ? ["scaleRewards"] : []),
+    ...(config.replay === "groups" ? ["groupSize"] : []),
+  ];
+  return Object.fromEntries(Object.entries(settings).filter(([key]) => !idle.includes(key)));
+}
+
+/** Puts settings of a file or preset in place of defaults, checked as flags are; flags stay. */
+function apply(program: Command, settings: Readonly<Record<string, unknown>>, source: string): void {
+  const options = program.options.filter((option) => !NOT_SETTINGS.includes(option.attributeName()));
+  for (const [key, value] of Object.entries(settings)) {
+    const option = options.find((candidate) => candidate.attributeName() === key);
+    if (!option) {
+      const nearest = nearestName(key, options.map((candidate) => candidate.attributeName()));
+      program.error(`error: ${source}: unknown setting "${key}"${nearest ? `. Did you mean ${nearest}?` : ""}`);
+    } else if (program.getOptionValueSource(key) !== "cli") {
+      program.setOptionValueWithSource(key, parseSetting(program, option, value, source), source);
+    }
+  }
+}
+
+/** A value of a JSON file, checked by its flag's own parser. */
+function parseSetting(program: Command, option: Option, value: unknown, source: string): unknown {
+  const refuse = (problem: string): never => {
+    return program.error(`error: ${source}: ${option.attributeName()} ${JSON.stringify(value)}: ${problem}`);
+  };
+  if (option.isBoolean()) return typeof value === "boolean" ? value : refuse("must be true or false");
+  if (typeof value !== "string" && typeof value !== "number") return refuse("must be a number or a text");
+  try {
+    return option.parseArg ? option.parseArg(String(value), undefined) : String(value);
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
+}
+
+/** @throws UsageError when the file is missing or does not hold a JSON object. */
+function readSettings(path: string): Record<string, unknown> {
+  let settings: unknown;
+  try {
+    settings = JSON.parse(readFileSync(path, "utf8"));
+  } catch (error) {
+    throw new UsageError(`--config ${path}: ${(error as Error).message}`);
+  }
+  if (typeof settings !== "object" || settings === null || Array.isArray(settings)) {
+    throw new UsageError(`--config ${path}: must hold a JSON object of settings, such as {"trainSteps": 10}`);
+  }
+  return settings as Record<string, unknown>;
+}
+
+function flagOf(program: Command, key: string): string {
+  return program.options.find((option) => option.attributeName() === key)!.long!;
+}
+
+/** Fills in what depends on other settings, and refuses what does not go together. */
+function resolve(settings: Settings, refuse: (problem: string) => never): TrainConfig {
+  refuseIdle(settings, refuse);
+  const defaults = { ...USUAL, ...DEFAULTS[settings.objective] };
+  const { replay, rolloutCount, promptsPerStep, groupsPerUpdate } = settings;
+  const groupSize = settings.groupSize ?? (replay === "groups" ? rolloutCount : 5);
+  const own = Object.fromEntries(Object.entries(settings).filter(([key]) => !NOT_SETTINGS.includes(key)));
+  const config: TrainConfig = {
+    ...(own as unknown as Settings),
+    out: settings.out ?? `runs/${new Date().toISOString().slice(0, 19).replaceAll(":", "-")}-seed${settings.seed}`,
+    epsilon: settings.epsilon ?? defaults.epsilon,
+    epsilonHigh: settings.epsilonHigh ?? settings.epsilon ?? defaults.epsilonHigh,
+    klEstimator: settings.klEstimator ?? "k3",
+    baseline: defaults.baseline,
+    scaleRewards: settings.scaleRewards ?? defaults.scaleRewards,
+    advantageEpsilon: settings.advantageEpsilon ?? 1e-6,
+    advantageDdof: settings.advantageDdof ?? 1,
+    groupSize,
+    replayBufferCapacity: settings.replayBufferCapacity ?? (replay === "groups" ? promptsPerStep * rolloutCount : 50),
+    microBatch: settings.microBatch ?? groupSize * groupsPerUpdate,
+    klBiasCorrection: settings.klBiasCorrection ?? false,
+    maskTruncated: settings.maskTruncated ?? false,
+    gradientCheckpointing: settings.gradientCheckpointing ?? false,
+  };
+  refuseImpossible(config, refuse);
+  return config;
+}
+
+/** Refuses numbers that leave nothing to draw or to train on. */
+function refuseImpossible(config: TrainConfig, refuse: (problem: string) => never): void {
+  const { groupSize, rolloutCount, replayBufferCapacity, overlongBuffer, maxRolloutTokens } = config;
+  if (rolloutCount < 2) refuse("--rollout-count must be at least 2: an advantage compares completions of one prompt");
+  if (groupSize > Math.min(rolloutCount, replayBufferCapacity)) {
     refuse(
-      `--group-size ${flags.groupSize} exceeds --rollout-count ${flags.rolloutCount} ` +
-        `or --replay-buffer-capacity ${flags.replayBufferCapacity}: no group could be drawn`,
+      `--group-size ${groupSize} exceeds --rollout-count ${rolloutCount} ` +
+        `or --replay-buffer-capacity ${replayBufferCapacity}: no group could be drawn`,
     );
   }
-  const out = flags.out ?? `runs/${new Date().toISOString().slice(0, 19).replaceAll(":", "-")}-seed${flags.seed}`;
-  requireNewDirectory(out, "--out");
-  const defaults = { ...USUAL, ...DEFAULTS[flags.objective] };
-  const config: TrainConfig = {
-    ...flags,
-    out,
-    epsilon: flags.epsilon ?? defaults.epsilon,
-    epsilonHigh: flags.epsilonHigh ?? flags.epsilon ?? defaults.epsilonHigh,
-    klEstimator: flags.klEstimator ?? "k3",
-    baseline: defaults.baseline,
-    scaleRewards: flags.scaleRewards ?? defaults.scaleRewards,
-    advantageEpsilon: flags.advantageEpsilon ?? 1e-6,
-    maskTruncated: flags.maskTruncated ?? false,
-    gradientCheckpointing: flags.gradientCheckpointing ?? false,
-  };
+  if (overlongBuffer > maxRolloutTokens) {
+    refuse(`--overlong-buffer ${overlongBuffer} exceeds --max-rollout-tokens ${maxRolloutTokens}`);
+  }
   try {
     checkOptions(config.objective, objectiveOptions(config));
   } catch (error) {
     if (error instanceof RangeError) refuse(error.message);
     throw error;
   }
-  return config;
 }
 
-/** The flags that the objective itself takes. */
+/** The settings that the objective itself takes. */
 export function objectiveOptions(
-  config: Pick<TrainConfig, "epsilon" | "epsilonHigh" | "delta" | "ratioLevel" | "beta" | "klEstimator">,
+  config: Pick<TrainConfig, "epsilon" | "epsilonHigh" | "delta" | "ratioLevel" | "beta" | "klEstimator" | "klBiasCorrection">,
 ): ObjectiveOptions {
-  const { epsilon, epsilonHigh, delta, ratioLevel, beta, klEstimator } = config;
+  const { epsilon, epsilonHigh, delta, ratioLevel, beta, klEstimator, klBiasCorrection } = config;
   return {
     clip: { low: epsilon, high: epsilonHigh },
     ...(delta === undefined ? {} : { delta }),
     ...(ratioLevel === undefined ? {} : { ratioLevel }),
-    ...(beta > 0 ? { kl: { beta, estimator: klEstimator } } : {}),
+    ...(beta > 0 ? { kl: { beta, estimator: klEstimator, biasCorrection: klBiasCorrection } } : {}),
   };
 }
 
-function trainCommand(): Command {
-  const choice = (flags: string, description: string, choices: readonly string[]): Option =>
-    new Option(flags, description).choices(choices);
-  const program = command("train", "Teaches a chat model to guess a digit by reward alone (GRPO).");
-  program
-    .optionsGroup("Run:")
-    .option("--model <dir>", "model to train: a Hugging Face directory or hub name", DEFAULT_MODEL)
-    .option("--out <dir>", "new folder for metrics and the trained model (default: runs/<date and time>)")
-    .option("--seed <n>", "seed of every random number", integer(0, 0xffffffff), 1)
-    .option("--train-steps <n>", "rounds of rollouts and training", integer(1), 5)
-    .optionsGroup("Rollouts:")
-    .option("--rollout-count <n>", "completions drawn per prompt and train step", integer(1), 25)
-    .option("--max-rollout-tokens <n>", "longest completion, in tokens", integer(1), 10)
-    .option("--temperature <x>", "of sampling and of the trained distribution", number(1e-3), 1)
-    .optionsGroup("Objective:")
-    .addOption(
-      choice("--objective <name>", "what is maximised", Object.keys(OBJECTIVES)).default("sequence"),
-    )
-    .option("--epsilon <x>", "clip range below 1, and above unless --epsilon-high is given (default: 0.2; gspo 3e-4)",
-      number(0))
-    .option("--epsilon-high <x>", "clip range above 1, or cispo's cap (default: --epsilon; gspo 4e-4, cispo 5)",
-      number(0))
-    .option("--delta <x>", "bounds the ratio for negative advantages too (two-sided clip)", number(0))
-    .addOption(choice("--ratio-level <level>", "one ratio per token or per completion", ["token", "sequence"]))
-    .option("--beta <x>", "weight of the KL term against the starting weights; 0 keeps no reference", number(0), 0)
-    .addOption(choice("--kl-estimator <name>", "of that term (default: k3)", ["k1", "k2", "k3"]))
-    .addOption(choice(
-      "--scale-rewards <by>",
-      "divide advantages by the deviation of the group, the replay buffer (batch), or nothing " +
-        "(default: group; dr_grpo, rloo and reinforce none)",
-      ["group", "batch", "none"],
-    ))
-    .option("--advantage-epsilon <x>", "added to that deviation (default: 1e-6)", number(0))
-    .option("--mask-truncated", "do not train on completions cut at --max-rollout-tokens")
-    .optionsGroup("Training:")
-    .option("--grad-updates-per-step <n>", "gradient steps per train step", integer(1), 5)
-    .option("--group-size <n>", "completions per gradient step, G", integer(2), 5)
-    .option("--replay-buffer-capacity <n>", "newest completions to draw groups from", integer(2), 50)
-    .option("--learning-rate <x>", "peak learning rate", number(0), 7e-4)
-    .option("--warmup-steps <n>", "gradient steps of linear warm-up; then linear decay to 0", integer(0), 5)
-    .option("--weight-decay <x>", "decoupled weight decay of AdamW", number(0), 0.01)
-    .option("--max-grad-norm <x>", "clips the gradient's global norm; 0 does not", number(0), 0)
-    .option("--gradient-checkpointing", "less memory for more time: backward computes layers again");
-  return program;
-}
-
-/** Refuses flags that would change nothing: whoever gives one expects something of it. */
-function refuseIdleFlags(flags: Flags, refuse: (problem: string) => never): void {
-  const { objective } = flags;
+/** Refuses settings that would change nothing: whoever gives one expects something of it. */
+function refuseIdle(settings: Settings, refuse: (problem: string) => never): void {
+  const { objective } = settings;
   const { ratio, levels }: ObjectiveEntry = OBJECTIVES[objective];
   const baseline = DEFAULTS[objective]?.baseline ?? USUAL.baseline;
-  const scale = flags.scaleRewards ?? DEFAULTS[objective]?.scaleRewards ?? USUAL.scaleRewards;
-  if (flags.epsilon !== undefined && ratio !== "clipped") {
+  const scale = settings.scaleRewards ?? DEFAULTS[objective]?.scaleRewards ?? USUAL.scaleRewards;
+  if (settings.epsilon !== undefined && ratio !== "clipped") {
     const fix = ratio === "capped" ? ": give --epsilon-high" : "";
     refuse(`--epsilon changes nothing for --objective ${objective}${fix}`);
   }
-  if (flags.epsilonHigh !== undefined && ratio !== "clipped" && ratio !== "capped") {
+  if (settings.epsilonHigh !== undefined && ratio !== "clipped" && ratio !== "capped") {
     refuse(`--epsilon-high changes nothing for --objective ${objective}`);
   }
-  if (flags.ratioLevel !== undefined && levels.length === 1) {
+  if (settings.ratioLevel !== undefined && levels.length === 1) {
     refuse(`--ratio-level changes nothing for --objective ${objective}, which has one way to take ratios`);
   }
-  if (flags.klEstimator !== undefined && flags.beta === 0) refuse("--kl-estimator needs --beta above 0");
+  const perToken = settings.topEntropyQuantile < 1 ? "--top-entropy-quantile"
+    : settings.offPolicyThreshold !== undefined ? "--off-policy-threshold" : null;
+  if (perToken && levels.includes("sum")) {
+    refuse(`${perToken} weighs tokens, and --objective ${objective} has one term per completion`);
+  }
+  if (settings.beta === 0) {
+    if (settings.klEstimator !== undefined) refuse("--kl-estimator needs --beta above 0");
+    if (settings.klBiasCorrection) refuse("--kl-bias-correction needs --beta above 0");
+  }
   if (baseline === "none" && scale !== "none") {
     refuse(`--scale-rewards ${scale} does not go with --objective ${objective}, which takes rewards as they are`);
   }
-  if (flags.advantageEpsilon !== undefined && scale === "none") {
-    refuse("--advantage-epsilon is added to a deviation: it needs --scale-rewards group or batch");
+  if (scale === "none") {
+    if (settings.advantageEpsilon !== undefined) {
+      refuse("--advantage-epsilon is added to a deviation: it needs --scale-rewards group or batch");
+    }
+    if (settings.advantageDdof !== undefined) refuse("--advantage-ddof needs --scale-rewards group or batch");
+  }
+  if (settings.rewardAggregation === "normalize-then-sum" && (baseline !== "mean" || scale !== "group")) {
+    refuse("--reward-aggregation normalize-then-sum needs group means and --scale-rewards group");
+  }
+  if (settings.rewardAggregation === "normalize-then-sum" && settings.overlongBuffer > 0) {
+    refuse("--overlong-buffer changes nothing with --reward-aggregation normalize-then-sum: it is added to the sum");
+  }
+  if (settings.replay === "groups" && settings.groupSize !== undefined) {
+    refuse("--group-size changes nothing with --replay groups: a group has --rollout-count completions");
   }
 }

@@ -85,6 +85,6 @@ export function policyWeightRows(
  * those only.
  */
 export function entropyBonus(entropies: Variable, mask: Rows, count: number): Variable {
-  const weights = padRows(mask.map((row) => row.map((value) => value / count)), entropies.value.shape[1]!);
+  const weights = padRows(mask.map((row) => row.map((value) => value / Math.max(1, count))), entropies.value.shape[1]!);
   return ops.sum(ops.mul(entropies, constant(weights)));
 }

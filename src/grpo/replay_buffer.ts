@@ -1,20 +1,27 @@
 /**
- * The newest experiences, from which each gradient step draws a group.
+ * The newest experiences, from which each gradient step draws groups: single completions of one prompt, as the reference
+ * experiment does, or groups as they were rolled out.
  *
- * Departs from the papers: a group may mix answers of several train steps (each carries the log-probabilities of the
- * policy that drew it). It never mixes prompts: an advantage compares answers to the same question.
+ * Departs from the papers: a group of single completions may mix answers of several train steps (each carries the
+ * log-probabilities of the policy that drew it). It never mixes prompts: an advantage compares answers to the same
+ * question.
  */
-import type { Experience } from "./rollout.ts";
+import { permutation } from "../random.ts";
+import { groupsOf, type Experience } from "./rollout.ts";
 
 /** Uniform random numbers in [0, 1). */
 export type RandomSource = () => number;
 
 export class ReplayBuffer {
   readonly #capacity: number;
-  #experiences: Experience[] = [];
+  #experiences: readonly Experience[];
+  /** Whole groups that `drawGroups` has not drawn yet since it last went through all of them. */
+  #undrawn: Experience[][] = [];
 
-  constructor(capacity: number) {
+  /** `experiences` continues the buffer of an interrupted run. */
+  constructor(capacity: number, experiences: readonly Experience[] = []) {
     this.#capacity = capacity;
+    this.#experiences = experiences;
   }
 
   get size(): number {
@@ -29,6 +36,7 @@ export class ReplayBuffer {
   /** Adds experiences and forgets the oldest beyond the capacity. */
   add(experiences: readonly Experience[]): void {
     this.#experiences = [...this.#experiences, ...experiences].slice(-this.#capacity);
+    this.#undrawn = [];
   }
 
   /**
@@ -50,5 +58,17 @@ export class ReplayBuffer {
       [pool[i], pool[j]] = [pool[j]!, pool[i]!];
     }
     return pool.slice(0, size);
+  }
+
+  /**
+   * Draws `count` groups as they were rolled out, or what is left of a pass: every group is drawn once before any is
+   * drawn again. So drawing all of them is a full pass, drawing a part of them a minibatch of one.
+   */
+  drawGroups(count: number, random: RandomSource): Experience[][] {
+    if (this.#undrawn.length === 0) {
+      const inOrder = groupsOf(this.#experiences);
+      this.#undrawn = Array.from(permutation(inOrder.length, random), (i) => inOrder[i]!);
+    }
+    return this.#undrawn.splice(0, count);
   }
 }

@@ -1,9 +1,10 @@
-/** Rollouts: the current policy answers the prompts, and the environment says what each answer is worth. */
+/** Rollouts: the current policy answers the prompts, and the task says what each answer is worth. */
 import type { Gpt } from "../model/gpt.ts";
 import { sampleCompletions } from "../model/sampler.ts";
-import type { Environment, Prompt } from "./environment.ts";
+import { hasSpread, weightedRewards, type Reward } from "./advantage.ts";
+import type { Prompt, Task } from "./environment.ts";
 
-/** One answer, with everything training needs to know about how it came about. */
+/** One answer, with everything training needs to know about how it came about. Plain data: checkpoints hold it. */
 export interface Experience {
   readonly prompt: Prompt;
   readonly promptIds: readonly number[];
@@ -16,7 +17,14 @@ export interface Experience {
   /** False when the answer was cut at the token limit. */
   readonly ended: boolean;
   readonly text: string;
-  readonly reward: number;
+  /** By each reward function, in the task's order. */
+  readonly rewards: readonly Reward[];
+  /** Their weighted sum, with the penalty for length; null when no function could judge the answer. */
+  readonly reward: Reward;
+  /** The train step it was drawn in, counted from 0. */
+  readonly trainStep: number;
+  /** The same for answers to one prompt that were drawn together. */
+  readonly group: string;
 }
 
 /** The part of a tokenizer that rollouts need. */
@@ -33,34 +41,66 @@ export interface RolloutOptions {
   readonly maxNewTokens: number;
   readonly temperature: number;
   readonly seed: number;
-  /** Samples already drawn per prompt: the random numbers go on from there. */
+  /** Samples already drawn: the random numbers go on from there. */
   readonly firstSample: number;
+  readonly trainStep: number;
+  /** Tokens before the limit in which an answer is punished more and more; 0: none is. */
+  readonly overlongBuffer: number;
 }
 
-/**
- * Draws `samplesPerPrompt` answers to every prompt and rewards them; in order of prompts.
- * @throws Error naming environment and answer when a reward is not a finite number.
- */
+/** Draws `samplesPerPrompt` answers to every prompt and rewards them; in order of prompts. */
 export async function rollout(
   policy: Gpt,
   codec: TextCodec,
-  environment: Environment,
+  task: Task,
+  prompts: readonly Prompt[],
   options: RolloutOptions,
-): Promise<Experience[]> {
-  const prompts = environment.prompts();
+): Promise<{ experiences: Experience[]; timeouts: number }> {
+  const { samplesPerPrompt, maxNewTokens, firstSample, trainStep, overlongBuffer } = options;
   const promptIds = prompts.map((prompt) => codec.encodePrompt(prompt));
-  const completions = await sampleCompletions(policy, promptIds, options.samplesPerPrompt, {
-    ...options,
-    endIds: codec.endIds,
-  });
-  return prompts.flatMap((prompt, i) =>
-    completions[i]!.map(({ tokens, logProbs, ended }) => {
-      const text = codec.decode(tokens);
-      const reward = environment.reward(prompt, text);
-      if (!Number.isFinite(reward)) {
-        throw new Error(`environment ${environment.name}: reward ${reward} for the answer ${JSON.stringify(text)}`);
-      }
-      return { prompt, promptIds: promptIds[i]!, completionIds: tokens, logProbs, ended, text, reward };
-    }),
+  const completions = await sampleCompletions(policy, promptIds, samplesPerPrompt, { ...options, endIds: codec.endIds });
+  const answers = prompts.flatMap((prompt, i) =>
+    completions[i]!.map(({ tokens, logProbs, ended }) => ({
+      prompt,
+      promptIds: promptIds[i]!,
+      completionIds: tokens,
+      logProbs,
+      ended,
+      text: codec.decode(tokens),
+      trainStep,
+      group: `${firstSample}/${i}`,
+    })),
   );
+  const { rewards, timeouts } = await task.judge(answers);
+  const sums = weightedRewards(rewards, task.functions.map(({ weight }) => weight));
+  const experiences = answers.map((answer, i) => {
+    const penalty = overlongPenalty(answer.completionIds.length, maxNewTokens, overlongBuffer);
+    return { ...answer, rewards: rewards[i]!, reward: sums[i] === null ? null : sums[i]! + penalty };
+  });
+  return { experiences, timeouts };
+}
+
+/**
+ * DAPO's soft overlong punishment (Yu et al. 2025, equation 13; TRL's `get_soft_overlong_punishment`): 0 up to
+ * limit - buffer tokens, then down by 1/buffer a token to -1 at the limit, where answers are cut. The paper calls
+ * the limit L_max and the buffer L_cache.
+ */
+export function overlongPenalty(length: number, limit: number, buffer: number): number {
+  return buffer === 0 ? 0 : Math.min(0, (limit - buffer - length) / buffer);
+}
+
+/** The experiences by groups: those to one prompt that were drawn together. */
+export function groupsOf(experiences: readonly Experience[]): Experience[][] {
+  const groups = new Map<string, Experience[]>();
+  for (const experience of experiences) {
+    const group = groups.get(experience.group);
+    if (group) group.push(experience);
+    else groups.set(experience.group, [experience]);
+  }
+  return [...groups.values()];
+}
+
+/** Whether the rewards of a group differ: without that it teaches nothing. */
+export function hasRewardSpread(group: readonly Experience[]): boolean {
+  return hasSpread(group.map(({ reward }) => reward).filter((reward) => reward !== null));
 }

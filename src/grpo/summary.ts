@@ -1,6 +1,8 @@
 /** The closing lines of a run: what was learned, and where the time went. */
 
 export interface StepTimes {
+  /** Seconds, TRL's name. */
+  readonly step_time: number;
   readonly rolloutSeconds: number;
   readonly trainingSeconds: number;
   /** Completion tokens drawn. */
@@ -9,18 +11,22 @@ export interface StepTimes {
   readonly liveBuffers: number;
 }
 
-/** Prints mean reward per train step, the split of the time, and tokens per second of rollouts. */
-export function printSummary(meanRewards: readonly number[], times: readonly StepTimes[]): void {
+const MOST_LINES = 25;
+
+/** Mean reward per train step (some of them, of a long run), the split of the time, tokens per second of rollouts. */
+export function summaryLines(meanRewards: readonly number[], times: readonly StepTimes[]): string[] {
   const total = (pick: (step: StepTimes) => number): number => times.reduce((sum, step) => sum + pick(step), 0);
   const rollouts = total(({ rolloutSeconds }) => rolloutSeconds);
   const training = total(({ trainingSeconds }) => trainingSeconds);
   const tokens = total(({ rolloutTokens }) => rolloutTokens);
-  console.log("-- Summary");
-  meanRewards.forEach((reward, step) => {
-    const bar = "#".repeat(Math.round(30 * Math.min(1, Math.max(0, reward)))); // rewards may lie outside 0 to 1
-    console.log(`Train step ${step + 1}: mean reward ${reward.toFixed(3)} ${bar}`);
-  });
-  console.log(
+  const every = Math.ceil(meanRewards.length / MOST_LINES);
+  const shown = meanRewards.map((reward, i) => ({ reward, step: i + 1 }));
+  return [
+    "-- Summary",
+    ...shown.filter(({ step }) => step === 1 || step % every === 0 || step === shown.length).map(({ reward, step }) => {
+      const bar = "#".repeat(Math.round(30 * Math.min(1, Math.max(0, reward)))); // rewards may lie outside 0 to 1
+      return `Train step ${step}: mean reward ${reward.toFixed(3)} ${bar}`;
+    }),
     `Time: rollouts ${rollouts.toFixed(1)} s (${Math.round(tokens / rollouts)} tokens/s), training ${training.toFixed(1)} s`,
-  );
+  ];
 }

@@ -3,6 +3,7 @@
  *
  *   npm start                                (sets the machine up first)
  *   npx tsx src/grpo/train.ts --seed 7       (--help lists all flags)
+ *   npx tsx src/grpo/train.ts --preset arithmetic
  *
  * The objective, maximised over the policy's parameters theta (DeepSeek-R1, 2025, equation 1):
  *
@@ -26,161 +27,228 @@
  * clipped, and what the sum is divided by.
  *
  * Departures from the paper: a group is drawn from a replay buffer of the newest experiences and may mix completions of
- * several train steps. Groups without reward spread are stepped through (their gradient is zero, but momentum and
- * weight decay still move the weights). The reference policy stays what it was at the start.
+ * several train steps (`--replay groups` keeps groups as they were rolled out). Groups without reward spread are stepped
+ * through: their gradient is zero, but momentum and weight decay still move the weights (`--dynamic-sampling` replaces
+ * them). The reference policy stays what it was at the start. docs/derivations.md says more, and why.
  *
  * The first objectives are zero up to rounding, and should be: with pi_theta = pi_old every ratio is 1 and advantages
  * sum to zero. The gradient is not zero. Watch the rewards.
  */
-import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { adamw, type AdamW } from "../autograd/adamw.ts";
 import { linearSchedule } from "../autograd/schedule.ts";
-import { NumericsError, runMain } from "../cli.ts";
-import { resolveModel } from "../data/hub.ts";
-import { openChatText } from "../model/chat_model.ts";
-import { loadGpt, saveGpt } from "../model/checkpoint.ts";
-import { readConfig } from "../model/config.ts";
-import type { Gpt } from "../model/gpt.ts";
-import { gib } from "../model/memory_estimate.ts";
-import { checkLengths } from "../model/sampler.ts";
-import { seededRandom } from "../random.ts";
-import { describeGpu, gpu, openGpu } from "../tensor/device.ts";
-import { memoryStats } from "../tensor/memory.ts";
-import { parseConfig, type TrainConfig } from "./config.ts";
-import type { Environment } from "./environment.ts";
-import { digit } from "./environments/digit.ts";
-import { rolloutMetrics, updateMetrics } from "./metrics.ts";
-import { OBJECTIVES } from "./objective.ts";
-import { disposeReference, referencePolicy } from "./reference_policy.ts";
-import { ReplayBuffer } from "./replay_buffer.ts";
-import { rollout, type Experience, type TextCodec } from "./rollout.ts";
-import { requireRunMemory } from "./run_memory.ts";
-import { printSummary, type StepTimes } from "./summary.ts";
+import { NumericsError, runMain, UsageError } from "../cli.ts";
+import { judgeStep } from "./alerts.ts";
+import { parseCommand } from "./config.ts";
+import { openConsole, type RunConsole } from "./console.ts";
+import { dryRun } from "./dry_run.ts";
+import { evaluate } from "./evaluate.ts";
+import { evaluationMetrics, rolloutMetrics, updateMetrics, type MetricsRecord } from "./metrics.ts";
+import { writeReport } from "./report.ts";
+import { groupsOf, hasRewardSpread, rollout, type Experience } from "./rollout.ts";
+import { openRun, rememberGood, savePolicy, saveRun, type Run } from "./run.ts";
+import { stepTimes } from "./run_log.ts";
+import { listenForStop } from "./stop_signal.ts";
+import { summaryLines } from "./summary.ts";
 import { advantagesOf, gradientStep, logProbGap, withReference } from "./update.ts";
 
 async function main(): Promise<void> {
-  const config = parseConfig();
-  await openGpu();
-  const directory = await resolveModel(config.model);
-  const chat = openChatText(directory);
-  const codec: TextCodec = {
-    encodePrompt: ({ messages }) => chat.encodePrompt(messages),
-    decode: (ids) => chat.tokenizer.decode(ids, { skipSpecial: true }),
-    endIds: chat.tokenizer.eosIds,
-  };
-  // What the machine cannot hold is refused before weights are loaded, what the model cannot be asked before anything
-  // is written.
-  const prompts = digit.prompts().map((prompt) => codec.encodePrompt(prompt));
-  const bytes = requireRunMemory(readConfig(directory), prompts, config);
-  const model = loadGpt(directory);
-  checkLengths(model, prompts, config.maxRolloutTokens);
-  mkdirSync(config.out, { recursive: true });
-  writeFileSync(join(config.out, "config.json"), JSON.stringify(config, null, 2) + "\n");
-  const source = directory === config.model ? "" : ` (${directory})`;
-  console.error(`adapter: ${describeGpu()}\nmodel: ${config.model}${source}`);
-  console.error(`GPU memory: about ${gib(bytes)} of ${gib(gpu().byteBudget)}`);
-  console.error(`objective: ${config.objective}, divided by: ${OBJECTIVES[config.objective].normaliser}`);
-  if (!chat.hasChatTemplate) console.error(`note: ${config.model} has no chat template: prompts are plain text`);
-  console.error(`run: ${config.out}`);
-  await train(model, codec, digit, config);
-  await saveGpt(model, join(config.out, "model"), { textFrom: directory });
-  console.error(`trained model and metrics: ${config.out}`);
+  const command = parseCommand();
+  const run = await openRun(command);
+  if (command.dryRun) return dryRun(run);
+  const view = openConsole();
+  const earlier = run.state.meanRewards.map((reward, i) => ({ step: i + 1, reward }));
+  view.start({ ...run.config, task: run.task.name, notes: run.notes, earlier });
+  const stop = listenForStop(
+    (signal) => view.note(`${signal}: the run stops after this train step. Again to leave at once`),
+    () => view.close(),
+  );
+  try {
+    await train(run, view, () => stop.exitCode() !== null || run.state.trainStep === command.stopAt);
+    if (run.state.trainStep < run.config.trainSteps) {
+      await saveRun(run);
+      view.note(`stopped after train step ${run.state.trainStep}. Go on: ${resumeCommand(run)}`);
+      process.exitCode = stop.exitCode() ?? 0;
+    } else {
+      view.summary(summaryLines(run.state.meanRewards, run.log.pastTimes()));
+      view.note(`trained model: ${await savePolicy(run, run.model, "model")}`);
+    }
+    view.note(`report: ${await writeReport(run.config.out)}`);
+  } finally {
+    view.close();
+    await run.close();
+  }
 }
 
 /** The algorithm. */
-async function train(model: Gpt, codec: TextCodec, environment: Environment, config: TrainConfig): Promise<void> {
-  const optimizer = adamw([...model.parameters.values()], {
-    weightDecay: config.weightDecay,
-    maximize: true,
-    ...(config.maxGradNorm > 0 ? { maxGradNorm: config.maxGradNorm } : {}),
-  });
-  const reference = config.beta > 0 ? referencePolicy(model) : null;
-  const buffer = new ReplayBuffer(config.replayBufferCapacity);
-  const random = seededRandom(config.seed);
-  const meanRewards: number[] = [];
-  const times: StepTimes[] = [];
+async function train(run: Run, view: RunConsole, isStopped: () => boolean): Promise<void> {
+  const { config, task, model, buffer, log, state } = run;
+  if (state.trainStep === 0) await evaluatePolicy(run, view);
 
-  for (let trainStep = 0; trainStep < config.trainSteps; trainStep++) {
+  while (state.trainStep < config.trainSteps && !isStopped()) {
+    const { trainStep } = state;
     const started = performance.now();
-    console.log("-- Generating rollouts");
-    const experiences = await rollout(model, codec, environment, {
+    view.phase("rollouts", trainStep);
+    const { experiences, kept, timeouts, rounds } = await collect(run, view);
+    buffer.add(run.reference ? await withReference(run.reference, kept, config.temperature) : kept);
+    const rolledOut = performance.now();
+
+    view.phase("training", trainStep);
+    const gap = await logProbGap(model, experiences, config.temperature);
+    if (Number.isFinite(gap.max)) rememberGood(run);
+    const facts = { trainStep, numTokens: state.numTokens, timeouts, rounds };
+    const rolloutRecord = rolloutMetrics(facts, experiences, task.functions, gap);
+    log.metrics(rolloutRecord);
+    log.completions(experiences, task);
+    const updates: MetricsRecord[] = [];
+    for (let gradStep = 0; gradStep < config.gradUpdatesPerStep && buffer.size > 0; gradStep++) {
+      updates.push(await update(run, view, gradStep));
+    }
+
+    state.trainStep += 1;
+    state.meanRewards = [...state.meanRewards, rolloutRecord.reward];
+    warn(run, view, [rolloutRecord, ...updates]);
+    log.timings(state.trainStep, stepTimes(started, rolledOut, experiences));
+    view.stepDone({ step: state.trainStep, reward: rolloutRecord.reward });
+    await evaluatePolicy(run, view);
+    await saveIfDue(run, view);
+  }
+}
+
+/**
+ * The completions of a train step. With dynamic sampling (DAPO, Yu et al. 2025, section 3.2) groups without reward
+ * spread, which would teach nothing, are not `kept`: other prompts are asked in their place, for some rounds at most.
+ */
+async function collect(
+  { config, task, codec, model, state }: Run,
+  view: RunConsole,
+): Promise<{ experiences: Experience[]; kept: Experience[]; timeouts: number; rounds: number }> {
+  const experiences: Experience[] = [];
+  const kept: Experience[] = [];
+  let [timeouts, rounds] = [0, 0];
+  let missing = config.promptsPerStep;
+  do {
+    const prompts = await task.prompts(state.promptsDrawn, missing, config.seed);
+    const drawn = await rollout(model, codec, task, prompts, {
       samplesPerPrompt: config.rolloutCount,
       maxNewTokens: config.maxRolloutTokens,
       temperature: config.temperature,
       seed: config.seed,
-      firstSample: trainStep * config.rolloutCount,
+      firstSample: state.samplesDrawn,
+      trainStep: state.trainStep,
+      overlongBuffer: config.overlongBuffer,
     });
-    for (const { reward, text } of experiences) console.log(`Reward: ${reward.toFixed(3)}; Response: ${text}`);
-    buffer.add(reference ? await withReference(reference, experiences, config.temperature) : experiences);
-    const rolledOut = performance.now();
-
-    console.log("-- Training");
-    const gap = await logProbGap(model, experiences, config.temperature);
-    const rolloutRecord = rolloutMetrics(trainStep, experiences, gap);
-    appendMetrics(config, rolloutRecord);
-    meanRewards.push(rolloutRecord.reward);
-    for (let gradStep = 0; gradStep < config.gradUpdatesPerStep; gradStep++) {
-      const group = buffer.sampleGroup(config.groupSize, random);
-      const advantages = advantagesOf(group, buffer.experiences, config);
-      await update(model, optimizer, group, advantages, { trainStep, gradStep }, config);
+    state.promptsDrawn += prompts.length;
+    state.samplesDrawn += config.rolloutCount;
+    rounds += 1;
+    timeouts += drawn.timeouts;
+    for (const experience of drawn.experiences) {
+      view.reply(experience.reward, experience.text);
+      state.numTokens += experience.promptIds.length + experience.completionIds.length;
     }
-    times.push(stepTimes(started, rolledOut, experiences));
-    appendFileSync(join(config.out, "timings.jsonl"), JSON.stringify({ step: trainStep + 1, ...times.at(-1) }) + "\n");
-  }
-  optimizer.dispose();
-  if (reference) disposeReference(reference);
-  printSummary(meanRewards, times);
+    experiences.push(...drawn.experiences);
+    const judged = drawn.experiences.filter(({ reward }) => reward !== null);
+    const useful = config.dynamicSampling > 0 ? groupsOf(judged).filter(hasRewardSpread).flat() : judged;
+    kept.push(...useful);
+    missing = prompts.length - groupsOf(useful).length;
+  } while (missing > 0 && rounds <= config.dynamicSampling);
+  return { experiences, kept, timeouts, rounds };
 }
 
-/** One gradient step on one group, with its console line and its record. */
-async function update(
-  model: Gpt,
-  optimizer: AdamW,
-  group: readonly Experience[],
-  advantages: readonly number[],
-  { trainStep, gradStep }: { trainStep: number; gradStep: number },
-  config: TrainConfig,
-): Promise<void> {
-  const done = trainStep * config.gradUpdatesPerStep + gradStep;
+/** One gradient step on drawn groups, with its console line and its record. */
+async function update(run: Run, view: RunConsole, gradStep: number): Promise<MetricsRecord> {
+  const { config, task, model, optimizer, buffer, state, log } = run;
+  const { trainStep } = state;
+  const groups = drawGroups(run);
+  const weights = task.functions.map(({ weight }) => weight);
+  const advantages = advantagesOf(groups, buffer.experiences, config, weights);
   const totalSteps = config.trainSteps * config.gradUpdatesPerStep;
-  const learningRate = config.learningRate * linearSchedule(done, { warmupSteps: config.warmupSteps, totalSteps });
-  const result = await gradientStep(model, optimizer, group, advantages, learningRate, config);
-  if (!Number.isFinite(result.objective) || !Number.isFinite(result.gradNorm)) {
-    throw new NumericsError(
-      `grad step ${gradStep + 1} of train step ${trainStep + 1}: objective ${result.objective}, gradient norm ${result.gradNorm}. ` +
-        "The run stops without saving a model. Fix: a lower --learning-rate",
-    );
+  const schedule = linearSchedule(state.updates, { warmupSteps: config.warmupSteps, totalSteps });
+  const learningRate = config.learningRate * schedule;
+  const result = await gradientStep(model, optimizer, groups.flat(), advantages, learningRate, config);
+
+  const skipped = !Number.isFinite(result.objective) || !Number.isFinite(result.gradNorm);
+  state.updates += 1;
+  state.skipped += skipped ? 1 : 0;
+  state.skippedInRow = skipped ? state.skippedInRow + 1 : 0;
+  view.update({ trainStep, gradStep, objective: result.objective, skipped });
+  const record = updateMetrics({ trainStep, gradStep, learningRate, skipped: state.skipped }, groups, result);
+  log.metrics(record);
+  if (state.skippedInRow === MOST_SKIPPED) await giveUp(run, { ...record, ...result });
+  return record;
+}
+
+function drawGroups({ config, buffer, random }: Run): Experience[][] {
+  if (config.replay === "groups") return buffer.drawGroups(config.groupsPerUpdate, random.next);
+  try {
+    return Array.from({ length: config.groupsPerUpdate }, () => buffer.sampleGroup(config.groupSize, random.next));
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new UsageError(`${error.message}. Fix: a smaller --group-size, or a larger --replay-buffer-capacity`);
   }
-  console.log(
-    `Grad step ${gradStep + 1}/${config.gradUpdatesPerStep} in train step ${trainStep + 1}/${config.trainSteps} completed. ` +
-      `Objective: ${sixDecimals(result.objective)}`,
+}
+
+/** A gradient step that is not finite changes nothing (adamw.ts). After so many in a row nothing ever will. */
+const MOST_SKIPPED = 3;
+
+/** Leaves the last good weights and what is known about the failure. @throws NumericsError always. */
+async function giveUp(run: Run, { objective, gradNorm }: { objective: number; gradNorm: number }): Promise<never> {
+  const { config, state } = run;
+  const report = { trainStep: state.trainStep + 1, updates: state.updates, objective: `${objective}`, gradNorm: `${gradNorm}` };
+  writeFileSync(join(config.out, "nan-report.json"), JSON.stringify(report, null, 2) + "\n");
+  const policy = run.lastGood ? await savePolicy(run, run.lastGood, "last-good") : config.model;
+  throw new NumericsError(
+    `train step ${state.trainStep + 1}: ${MOST_SKIPPED} gradient steps in a row were not finite ` +
+      `(objective ${objective}, gradient norm ${gradNorm}). The run stops; the last good weights: ${policy}. ` +
+      "Fix: a lower --learning-rate, or --max-grad-norm 1",
   );
-  appendMetrics(config, updateMetrics({ trainStep, gradStep, learningRate }, group, result));
 }
 
-/** `-0.000000` is noise around zero and reads like a result: it prints as `0.000000`. */
-function sixDecimals(value: number): string {
-  return value.toFixed(6).replace(/^-(0\.0+)$/, "$1");
+/** Held-out accuracy before the first train step, every so many, and after the last. */
+async function evaluatePolicy(run: Run, view: RunConsole): Promise<void> {
+  const { config, state, log } = run;
+  const { trainStep } = state;
+  const isDue = trainStep % config.evalEvery === 0 || trainStep === config.trainSteps;
+  if (config.evalEvery === 0 || !isDue) return;
+  view.phase("evaluating", trainStep);
+  const evaluation = await evaluate(run.model, run.codec, run.task, {
+    prompts: config.evalPrompts,
+    samples: config.evalSamples,
+    rowsAtOnce: config.promptsPerStep * config.rolloutCount,
+    maxNewTokens: config.maxRolloutTokens,
+    temperature: config.temperature,
+    seed: config.seed,
+  });
+  if (evaluation === null) return;
+  state.accuracy = evaluation.accuracy;
+  log.metrics(evaluationMetrics(trainStep, evaluation));
+  log.evaluation(trainStep, evaluation);
+  const { accuracy, passAtK } = evaluation;
+  const best = passAtK.at(-1);
+  view.evaluated({ step: trainStep, accuracy, ...(best ? { passAtK: best.value } : {}) });
 }
 
-function appendMetrics({ out }: TrainConfig, record: object): void {
-  appendFileSync(join(out, "metrics.jsonl"), JSON.stringify(record) + "\n");
+async function saveIfDue(run: Run, view: RunConsole): Promise<void> {
+  const { config, state } = run;
+  const isDue = state.trainStep % config.saveEvery === 0 || state.trainStep === config.trainSteps;
+  if (config.saveEvery === 0 || !isDue) return;
+  view.phase("saving", state.trainStep);
+  view.note(`checkpoint: ${await saveRun(run)}`);
 }
 
-/**
- * Wall-clock times and live GPU memory of a train step: not in metrics.jsonl, which is the same for every run of a
- * seed.
- */
-function stepTimes(started: number, rolledOut: number, experiences: readonly Experience[]): StepTimes {
-  const { liveBytes, liveBuffers } = memoryStats();
-  return {
-    rolloutSeconds: (rolledOut - started) / 1000,
-    trainingSeconds: (performance.now() - rolledOut) / 1000,
-    rolloutTokens: experiences.reduce((sum, { completionIds }) => sum + completionIds.length, 0),
-    liveBytes,
-    liveBuffers,
-  };
+/** Says, and writes down, what looks wrong about a train step. */
+function warn({ task, state, log }: Run, view: RunConsole, records: readonly MetricsRecord[]): void {
+  const maxReward = task.functions.reduce((sum, { weight }) => sum + Math.max(0, weight), 0);
+  const judged = judgeStep(state.alerts, records, { maxReward });
+  state.alerts = judged.state;
+  for (const alert of judged.alerts) {
+    view.alert(alert);
+    log.metrics({ ...alert, kind: "alert", alert: alert.kind });
+  }
+}
+
+function resumeCommand({ config }: Run): string {
+  return `npx tsx src/grpo/train.ts --resume ${config.out}`;
 }
 
 await runMain(main);

@@ -1,28 +1,29 @@
 /**
- * One gradient step: log-probabilities of a group's completions under the current policy, objective, backward, AdamW.
+ * One gradient step: log-probabilities of the drawn completions under the current policy, objective, backward, AdamW.
  *
- * Only completion tokens meet the output head: their hidden states are picked out first. The mask comes from what the
- * sampler drew, never from token values.
+ * Gradient accumulation: the completions go through the model in micro-batches, and what their sums are divided by
+ * belongs to the whole step, so the split changes nothing however uneven the lengths are. Two things are defined by
+ * micro-batch: bnpo's divisor, and the threshold of `--top-entropy-quantile`.
  */
 import type { AdamW } from "../autograd/adamw.ts";
 import { backward, zeroGrad } from "../autograd/backward.ts";
 import * as ops from "../autograd/ops.ts";
 import type { Variable } from "../autograd/variable.ts";
-import { frozen, arangePositions, headWeight, hiddenStates, type Gpt } from "../model/gpt.ts";
-import { IGNORE } from "../tensor/cross_entropy.ts";
-import { tokenIds } from "../tensor/embedding.ts";
+import type { Gpt } from "../model/gpt.ts";
 import { scopeAsync } from "../tensor/memory.ts";
-import { read, readAll, tensor, type Tensor } from "../tensor/tensor.ts";
-import { advantages } from "./advantage.ts";
+import { read, readAll } from "../tensor/tensor.ts";
+import { advantages, decoupledAdvantages, type AdvantageOptions } from "./advantage.ts";
+import { completionLogProbs, readLogProbs } from "./completion_log_probs.ts";
 import { objectiveOptions, type TrainConfig } from "./config.ts";
-import { lossMetrics } from "./loss_metrics.ts";
+import { lossMetrics, type LossReadback } from "./loss_metrics.ts";
 import { evaluateObjective } from "./objective.ts";
-import { completionMask } from "./objective_masks.ts";
-import { padRows, wholeStep } from "./objective_parts.ts";
+import { completionMask, entropyBonus, highEntropyMask, offPolicyMask, policyWeightRows } from "./objective_masks.ts";
+import { padRows, wholeStep, type Batch, type StepSize } from "./objective_parts.ts";
 import type { Experience } from "./rollout.ts";
 
 export interface UpdateResult {
   readonly objective: number;
+  /** Before clipping. Not finite: the step changed no weight and no moment (see adamw.ts). */
   readonly gradNorm: number;
   /** Ratios, clipping, entropy and KL of the step: see `lossMetrics`. Empty when no completion was trained on. */
   readonly metrics: Readonly<Record<string, number>>;
@@ -32,47 +33,106 @@ export interface UpdateResult {
 export type UpdateConfig = Pick<
   TrainConfig,
   | "objective" | "epsilon" | "epsilonHigh" | "delta" | "ratioLevel" | "beta" | "klEstimator"
-  | "maskTruncated" | "maxRolloutTokens" | "temperature" | "gradientCheckpointing"
+  | "klBiasCorrection" | "maskTruncated" | "entropyBonus" | "topEntropyQuantile" | "offPolicyThreshold"
+  | "maxRolloutTokens" | "temperature" | "microBatch" | "gradientCheckpointing"
 >;
 
 /**
- * Maximises the objective of one group by one AdamW step; `groupAdvantages` holds A_i of each of its completions. With
- * a KL term (beta > 0) the experiences must carry reference log-probabilities. Reads back once.
+ * Maximises the objective of some completions by one AdamW step; `completionAdvantages` holds A_i of each of them. With
+ * a KL term (beta > 0) the experiences must carry reference log-probabilities. Reads back once per micro-batch, and once
+ * more where masks depend on the current policy.
  */
 export async function gradientStep(
   model: Gpt,
   optimizer: AdamW,
-  group: readonly Experience[],
-  groupAdvantages: readonly number[],
+  experiences: readonly Experience[],
+  completionAdvantages: readonly number[],
   learningRate: number,
   config: UpdateConfig,
 ): Promise<UpdateResult> {
-  const completions = group.map(({ completionIds, ended }) => ({ length: completionIds.length, ended }));
+  const completions = experiences.map(({ completionIds, ended }) => ({ length: completionIds.length, ended }));
   const mask = completionMask(completions, config);
-  const longest = Math.max(...completions.map(({ length }) => length));
+  const size = Math.min(config.microBatch, experiences.length);
+  const microBatches = Math.ceil(experiences.length / size);
+  const step = { ...wholeStep({ mask }, config.maxRolloutTokens), microBatches };
+
+  const parts: MicroBatchResult[] = [];
+  for (let start = 0; start < experiences.length; start += size) {
+    const rows = <T>(all: readonly T[]): readonly T[] => all.slice(start, start + size);
+    parts.push(await microBatch(model, rows(experiences), rows(mask), rows(completionAdvantages), step, config));
+  }
+  const gradNorm = await read(optimizer.step(learningRate).gradNorm);
+  zeroGrad(model.parameters.values());
+
+  const readback = joinReadbacks(parts);
+  const options = objectiveOptions(config);
+  return {
+    objective: parts.reduce((sum, { objective }) => sum + objective, 0),
+    gradNorm: gradNorm[0]!,
+    metrics: step.tokens === 0
+      ? {}
+      : lossMetrics(config.objective, readback, { mask, advantages: completionAdvantages }, options),
+  };
+}
+
+interface MicroBatchResult extends LossReadback {
+  readonly objective: number;
+  /** Completions. */
+  readonly rows: number;
+}
+
+/** Forward and backward of some of a step's completions: adds to the parameters' gradients. */
+async function microBatch(
+  model: Gpt,
+  experiences: readonly Experience[],
+  mask: readonly (readonly number[])[],
+  completionAdvantages: readonly number[],
+  step: StepSize,
+  config: UpdateConfig,
+): Promise<MicroBatchResult> {
+  const longest = Math.max(...experiences.map(({ completionIds }) => completionIds.length));
   const options = objectiveOptions(config);
   return scopeAsync(async () => {
-    const policy = completionLogProbs(model, group, config);
-    const batch = {
+    const policy = completionLogProbs(model, experiences, config);
+    const weights = await policyWeights(policy, experiences, mask, completionAdvantages, config);
+    const batch: Batch = {
       logProbs: policy.logProbs,
-      oldLogProbs: padRows(group.map(({ logProbs }) => logProbs), longest),
-      ...(options.kl ? { referenceLogProbs: padRows(group.map(referenceOf), longest) } : {}),
+      oldLogProbs: padRows(experiences.map(({ logProbs }) => logProbs), longest),
+      ...(options.kl ? { referenceLogProbs: padRows(experiences.map(referenceOf), longest) } : {}),
+      ...(weights ? { policyWeights: padRows(weights, longest) } : {}),
       mask,
-      advantages: groupAdvantages,
+      advantages: completionAdvantages,
     };
-    const step = wholeStep(batch, config.maxRolloutTokens);
     const { value, ratio, kl } = evaluateObjective(config.objective, batch, options, step);
-    backward(value);
-    const { gradNorm: norm } = optimizer.step(learningRate);
-    zeroGrad(model.parameters.values());
-    const outputs = [value.value, norm, ratio, policy.entropy, ...(kl ? [kl] : [])];
-    const [objective, gradNorm, ratios, entropies, kls = null] = (await readAll(outputs)) as Float32Array[];
-    const readback = { ratio: ratios!, kl: kls, entropies: entropies! };
-    return {
-      objective: objective![0]!,
-      gradNorm: gradNorm![0]!,
-      metrics: step.tokens === 0 ? {} : lossMetrics(config.objective, readback, batch, options),
-    };
+    let total = value;
+    if (config.entropyBonus > 0) {
+      const entropies = ops.reshape(policy.entropy, policy.logProbs.value.shape);
+      total = ops.add(value, ops.mulScalar(entropyBonus(entropies, mask, step.tokens), config.entropyBonus));
+    }
+    backward(total);
+    const outputs = [total.value, ratio, policy.entropy.value, ...(kl ? [kl] : [])];
+    const [objective, ratios, entropies, kls = null] = (await readAll(outputs)) as Float32Array[];
+    return { objective: objective![0]!, ratio: ratios!, entropies: entropies!, kl: kls, rows: experiences.length };
+  });
+}
+
+/** What weighs each token's policy term; null when nothing does. */
+async function policyWeights(
+  policy: { logProbs: Variable; entropy: Variable },
+  experiences: readonly Experience[],
+  mask: readonly (readonly number[])[],
+  completionAdvantages: readonly number[],
+  { topEntropyQuantile, offPolicyThreshold }: UpdateConfig,
+): Promise<number[][] | null> {
+  if (topEntropyQuantile === 1 && offPolicyThreshold === undefined) return null;
+  const [logProbs, entropies] = await readAll([policy.logProbs.value, policy.entropy.value]);
+  const drawn = experiences.map((experience) => experience.logProbs);
+  return policyWeightRows(mask, {
+    highEntropy: topEntropyQuantile < 1 ? highEntropyMask(entropies!, mask, topEntropyQuantile) : undefined,
+    offPolicy:
+      offPolicyThreshold === undefined
+        ? undefined
+        : offPolicyMask(completionAdvantages, logProbs!, drawn, mask, offPolicyThreshold),
   });
 }
 
@@ -81,18 +141,54 @@ function referenceOf({ referenceLogProbs }: Experience): readonly number[] {
   return referenceLogProbs;
 }
 
+/** Micro-batches have rows of different length: the joint readback has those of the longest. */
+function joinReadbacks(parts: readonly MicroBatchResult[]): LossReadback {
+  const width = Math.max(...parts.map(({ entropies, rows }) => entropies.length / rows));
+  const joined = (pick: (part: MicroBatchResult) => ArrayLike<number>): number[] =>
+    parts.flatMap((part) => {
+      const values = Array.from(pick(part));
+      const own = values.length / part.rows;
+      // One number per completion stays one number.
+      const target = own === part.entropies.length / part.rows ? width : own;
+      return Array.from({ length: part.rows * target }, (_, i) =>
+        i % target < own ? values[Math.floor(i / target) * own + (i % target)]! : 0,
+      );
+    });
+  const hasKl = parts.every(({ kl }) => kl !== null);
+  return {
+    ratio: joined(({ ratio }) => ratio),
+    entropies: joined(({ entropies }) => entropies),
+    kl: hasKl ? joined(({ kl }) => kl!) : null,
+  };
+}
+
 /**
- * A_i of the completions of `group`, a part of the replay buffer's `experiences`: baseline and deviation within the
- * group, or at `scaleRewards` "batch" the deviation of all rewards in the buffer, which is steadier than that of a few.
+ * A_i of the completions of some groups, in their order. `others` are rewarded completions that take part in the
+ * deviation of a "batch" (the replay buffer's): steadier than that of a few.
  */
 export function advantagesOf(
-  group: readonly Experience[],
+  groups: readonly (readonly Experience[])[],
   experiences: readonly Experience[],
-  { baseline, scaleRewards, advantageEpsilon }: Pick<TrainConfig, "baseline" | "scaleRewards" | "advantageEpsilon">,
+  config: Pick<
+    TrainConfig,
+    "baseline" | "scaleRewards" | "advantageEpsilon" | "advantageDdof" | "rewardAggregation"
+  >,
+  weights: readonly number[] = [],
 ): readonly number[] {
-  const others = experiences.filter((experience) => !group.includes(experience));
-  const rewards = [group, others].map((part) => part.map(({ reward }) => reward));
-  return advantages(rewards, { baseline, scale: scaleRewards, delta: advantageEpsilon })[0]!;
+  const options: AdvantageOptions = {
+    baseline: config.baseline,
+    scale: config.scaleRewards,
+    delta: config.advantageEpsilon,
+    ddof: config.advantageDdof,
+  };
+  if (config.rewardAggregation === "normalize-then-sum") {
+    const rewards = groups.map((group) => group.map((experience) => experience.rewards));
+    return decoupledAdvantages(rewards, weights, { delta: config.advantageEpsilon, ddof: config.advantageDdof }).flat();
+  }
+  const drawn = new Set(groups.flat());
+  const others = experiences.filter((experience) => !drawn.has(experience));
+  const rewards = [...groups, others].map((group) => group.map(({ reward }) => reward));
+  return advantages(rewards, options).slice(0, groups.length).flat();
 }
 
 /**
@@ -119,63 +215,4 @@ export async function withReference(
 ): Promise<Experience[]> {
   const values = await readLogProbs(reference, experiences, temperature);
   return experiences.map((experience, row) => ({ ...experience, referenceLogProbs: values[row]! }));
-}
-
-/** Tokens that `readLogProbs` runs together: there may be many more rollouts than a gradient step has rows. */
-const MAX_TOKENS = 4096;
-
-/** log pi(o_t | q, o_<t) of every completion token under `model`, a row per experience; no gradients. */
-export async function readLogProbs(
-  model: Gpt,
-  experiences: readonly Experience[],
-  temperature: number,
-): Promise<number[][]> {
-  const policy = frozen(model);
-  const time = Math.max(...experiences.map(({ promptIds, completionIds }) => promptIds.length + completionIds.length));
-  const rowsAtOnce = Math.max(1, Math.floor(MAX_TOKENS / time));
-  const result: number[][] = [];
-  for (let start = 0; start < experiences.length; start += rowsAtOnce) {
-    const part = experiences.slice(start, start + rowsAtOnce);
-    const values = await scopeAsync(async () => {
-      const { logProbs } = completionLogProbs(policy, part, { temperature, gradientCheckpointing: false });
-      return read(logProbs.value);
-    });
-    const longest = values.length / part.length;
-    part.forEach(({ completionIds }, row) => {
-      result.push([...values.subarray(row * longest, row * longest + completionIds.length)]);
-    });
-  }
-  return result;
-}
-
-/** log pi(o_t | q, o_<t) of every completion token, [G, T], 0 where a completion is shorter; and entropies [G * T]. */
-function completionLogProbs(
-  model: Gpt,
-  group: readonly Experience[],
-  { temperature, gradientCheckpointing }: Pick<TrainConfig, "temperature" | "gradientCheckpointing">,
-): { logProbs: Variable; entropy: Tensor } {
-  const sequences = group.map(({ promptIds, completionIds }) => [...promptIds, ...completionIds]);
-  const time = Math.max(...sequences.map(({ length }) => length));
-  const longest = Math.max(...group.map(({ completionIds }) => completionIds.length));
-  // Padding on the right: causal attention never shows it to a real token.
-  const ids = sequences.flatMap((sequence) => [...sequence, ...new Array<number>(time - sequence.length).fill(0)]);
-  const hidden = hiddenStates(model, tokenIds(ids, [group.length, time]), {
-    positions: arangePositions(group.length, time),
-    checkpointLayers: gradientCheckpointing,
-  });
-  // The hidden state at position t predicts token t + 1: completion token i is predicted at prompt length - 1 + i.
-  const rows: number[] = [];
-  const targets: number[] = [];
-  group.forEach(({ promptIds, completionIds }, row) => {
-    for (let i = 0; i < longest; i++) {
-      const isReal = i < completionIds.length;
-      rows.push(row * time + (isReal ? promptIds.length - 1 + i : 0));
-      targets.push(isReal ? completionIds[i]! : IGNORE);
-    }
-  });
-  const picked = ops.embedding(hidden, tokenIds(rows)); // picking rows of a matrix is what an embedding does
-  const { logProbs, entropy } = ops.tokenLogProb(picked, headWeight(model), tensor(Uint32Array.from(targets)), {
-    temperature,
-  });
-  return { logProbs: ops.reshape(logProbs, [group.length, longest]), entropy: entropy.value };
 }

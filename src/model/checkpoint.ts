@@ -44,28 +44,29 @@ export function loadGpt(directory: string, options: CreateOptions = {}): Gpt {
   }
 }
 
-/**
- * Writes `model` as `directory`, replacing it; text files are copied from `textFrom` (the directory it was loaded
- * from). BF16 halves the size and rounds to nearest even; F32 keeps every bit.
- */
-export async function saveGpt(
+export interface SaveOptions {
+  /** BF16 halves the size and rounds to nearest even; F32, the default, keeps every bit. */
+  readonly dtype?: "F32" | "BF16";
+  /** The directory that text files are copied from, usually the one that the model was loaded from. */
+  readonly textFrom?: string;
+}
+
+/** Writes `model` as `directory`, replacing it. */
+export async function saveGpt(model: Gpt, directory: string, options: SaveOptions = {}): Promise<void> {
+  await replaceDirectory(directory, (target) => writeModelFiles(model, target, options));
+}
+
+/** The files of a model directory, written into one that exists. Not atomic: see `saveGpt`. */
+export async function writeModelFiles(
   model: Gpt,
   directory: string,
-  { dtype = "F32", textFrom }: { dtype?: "F32" | "BF16"; textFrom?: string } = {},
+  { dtype = "F32", textFrom }: SaveOptions = {},
 ): Promise<void> {
   const tensors = [...model.parameters].map(([name, { value }]) => ({ name, shape: value.shape, dtype, value }));
-  const staged = stageDirectory(directory);
-  try {
-    const target = staged.temporary;
-    await streamSafetensors(join(target, "model.safetensors"), tensors, ({ value }) => read(value), { format: "pt" });
-    const config = { ...configToHub(model.config, dtype), ...specialIds(textFrom) };
-    writeFileSync(join(target, "config.json"), JSON.stringify(config, null, 2) + "\n");
-    if (textFrom !== undefined) copyTextFiles(textFrom, target);
-    staged.commit();
-  } catch (error) {
-    staged.discard();
-    throw error;
-  }
+  await streamSafetensors(join(directory, "model.safetensors"), tensors, ({ value }) => read(value), { format: "pt" });
+  const config = { ...configToHub(model.config, dtype), ...specialIds(textFrom) };
+  writeFileSync(join(directory, "config.json"), JSON.stringify(config, null, 2) + "\n");
+  if (textFrom !== undefined) copyTextFiles(textFrom, directory);
 }
 
 /** Copies what makes a directory usable for text, as far as it is there. */
@@ -87,10 +88,13 @@ function specialIds(directory: string | undefined): Record<string, unknown> {
  * Lets `fill` write a new directory under a temporary name beside `directory`, then puts it in place of the old one.
  * When anything throws, the old one is as it was.
  */
-export function replaceDirectory(directory: string, fill: (temporary: string) => void): void {
+export async function replaceDirectory(
+  directory: string,
+  fill: (temporary: string) => Promise<void> | void,
+): Promise<void> {
   const staged = stageDirectory(directory);
   try {
-    fill(staged.temporary);
+    await fill(staged.temporary);
     staged.commit();
   } catch (error) {
     staged.discard();
@@ -122,8 +126,8 @@ function stageDirectory(directory: string): { temporary: string; commit: () => v
   };
 }
 
-/** Makes the renames themselves durable. Windows cannot open a directory and does not need it. */
-function syncDirectory(directory: string): void {
+/** Makes renames in a directory durable. Windows cannot open a directory and does not need it. */
+export function syncDirectory(directory: string): void {
   if (process.platform === "win32") return;
   const handle = openSync(directory, "r");
   fsyncSync(handle);

@@ -72,6 +72,8 @@ export interface ForwardOptions {
   readonly positions: TokenIds;
   /** u32 [B, T]: 1 for real tokens, 0 for padding that no query may see. */
   readonly keyMask?: Tensor;
+  /** u32 [B, T]: the first token of the row that does not see this one, where a row holds a tree (attention.ts). */
+  readonly keyEnd?: Tensor;
   /**
    * Reads and extends keys and values of earlier tokens; `starts` u32 [B] is the position of each row's first token.
    */
@@ -142,14 +144,15 @@ function attentionBlock(model: Gpt, layer: number, x: Variable, ids: TokenIds, o
     k = ops.rotary(k, rotary, options.positions.tensor);
   }
 
-  const mask = options.keyMask ? { keyMask: options.keyMask } : {};
+  const { keyMask, keyEnd } = options;
+  const visible = { ...(keyMask && { keyMask }), ...(keyEnd && { keyEnd }) };
   let y: Variable;
   if (options.cache) {
     const { kv, starts } = options.cache;
     writeCache(kv, layer, k.value, v.value, starts);
-    y = ops.attention(q, constant(kv.keys[layer]!), constant(kv.values[layer]!), { ...mask, queryStart: starts });
+    y = ops.attention(q, constant(kv.keys[layer]!), constant(kv.values[layer]!), { ...visible, queryStart: starts });
   } else {
-    y = ops.attention(q, k, v, mask);
+    y = ops.attention(q, k, v, visible);
   }
   return linear(model, part(names.attentionOut), ops.reshape(y, [-1, heads * headSize]));
 }

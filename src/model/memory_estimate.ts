@@ -18,18 +18,26 @@ export interface GenerationWork {
   readonly newTokens: number;
 }
 
-/** Gradient steps on `rows` sequences of `length` tokens. */
+/** Gradient steps. */
 export interface TrainingWork {
-  readonly rows: number;
-  readonly length: number;
+  /** That go through the layers at once, padding included. */
+  readonly tokens: number;
+  /** Hidden states picked from theirs for the output head; all of them, without a copy, unless given. */
+  readonly predictions?: number;
   readonly checkpointLayers?: boolean;
 }
 
+/** Log-probabilities without gradients. */
+export type ScoringWork = Required<Omit<TrainingWork, "checkpointLayers">>;
+
 export interface Work {
   readonly generation?: GenerationWork;
+  readonly scoring?: ScoringWork;
   readonly training?: TrainingWork;
   /** Matrices are kept in 16 bits; not together with training. */
   readonly bf16?: boolean;
+  /** Copies of the weights beside those at work. */
+  readonly copies?: number;
 }
 
 export interface MemoryEstimate {
@@ -38,9 +46,9 @@ export interface MemoryEstimate {
   readonly optimizer: number;
   /** Values of the forward pass that backward needs, and the gradients on their way. */
   readonly activations: number;
-  /** Keys and values of the tokens so far, and one decoding step. */
+  /** Keys and values of the tokens so far, and one decoding step; or scoring, when that needs more. */
   readonly generation: number;
-  /** Bytes at the worst moment: generation and training take turns. */
+  /** Bytes at the worst moment: generation, scoring and training take turns. */
   readonly total: number;
 }
 
@@ -51,7 +59,7 @@ const sum = (values: readonly number[]): number => values.reduce((total, value) 
 /** Bytes of GPU memory at the worst moment, within about a tenth for models that are not tiny. */
 export function estimateMemory(
   config: GptConfig,
-  { generation, training, bf16 = false }: Work,
+  { generation, scoring, training, bf16 = false, copies = 0 }: Work,
 ): MemoryEstimate {
   const { hiddenSize, layers, vocabSize, headSize, maxPositions } = config;
   const parameters = [...parameterShapes(config).values()].map((shape) => {
@@ -59,26 +67,33 @@ export function estimateMemory(
     return bytes(bf16 && shape.length === 2 ? values / 2 : values);
   });
   const rotary = config.rope ? 2 * bytes((maxPositions * headSize) / 2) : 0;
-  const weights = sum(parameters) + rotary;
+  const weights = (1 + copies) * sum(parameters) + rotary;
+  const layerOf = (tokens: number): number => sum(layerValues(config, tokens).map(bytes));
+  const states = (tokens: number): number => bytes(tokens * hiddenSize);
+  // Hidden states, and ten numbers for each: ids and places before, results after.
+  const pickedOf = (predictions: number): number => states(predictions) + 10 * bytes(predictions);
+  // One chunk of logits (token_log_prob.ts).
+  const logitsOf = (tokens: number): number => bytes(Math.min(tokens * vocabSize, Math.max(2 ** 22, 32 * vocabSize)));
+
+  // The embedding, a learned position and their sum, and the final norm, are outside the layers.
+  const outsideLayers = config.rope ? 2 : 4;
 
   let optimizer = 0;
   let activations = 0;
   if (training) {
-    const tokens = training.rows * training.length;
-    const layer = sum(layerValues(config, tokens).map(bytes));
-    const stream = bytes(tokens * hiddenSize);
+    const { tokens, predictions = tokens, checkpointLayers } = training;
+    const layer = layerOf(tokens);
+    const stream = states(tokens);
     const table = bytes(vocabSize * hiddenSize);
     const gradients = sum(parameters);
     optimizer = 3 * gradients;
-    // The embedding, a learned position and their sum, and the final norm, are outside the layers.
-    const outside = (config.rope ? 2 : 4) * stream;
-    const saved = outside + layers * (training.checkpointLayers ? stream : layer);
-    // The head comes first in backward: only its own gradient exists, and one chunk of logits (token_log_prob.ts).
-    const logits = bytes(Math.min(tokens * vocabSize, Math.max(2 ** 22, 32 * vocabSize)));
-    const atTheHead = 2 * stream + logits + table;
+    const picked = training.predictions === undefined ? 0 : pickedOf(predictions);
+    const saved = outsideLayers * stream + picked + layers * (checkpointLayers ? stream : layer);
+    // The head comes first in backward: only its own gradient exists.
+    const atTheHead = 2 * states(predictions) + logitsOf(predictions) + table;
     // Later all gradients exist; those of a tied embedding's two uses meet in a sum.
     const inTheLayers =
-      (training.checkpointLayers ? layer : 0) + 4 * stream + largestGradients(config, tokens) + gradients +
+      (checkpointLayers ? layer : 0) + 4 * stream + largestGradients(config, tokens) + gradients +
       (config.tiedEmbeddings ? table : 0);
     activations = saved + Math.max(atTheHead, inTheLayers) - gradients;
   }
@@ -87,12 +102,20 @@ export function estimateMemory(
     const { prompts, rows, promptLength, newTokens } = generation;
     const cache = (batch: number, length: number): number =>
       2 * layers * bytes(batch * length * config.kvHeads * headSize);
-    const layer = sum(layerValues(config, Math.max(prompts * promptLength, rows)).map(bytes));
+    const layer = layerOf(Math.max(prompts * promptLength, rows));
     decoding =
       cache(rows, promptLength + newTokens) + cache(prompts, promptLength) + layer + bytes(rows * vocabSize);
   }
-  const total = weights + Math.max(optimizer + activations, optimizer + decoding);
-  return { weights, optimizer, activations, generation: decoding, total };
+  let passing = 0;
+  if (scoring) {
+    const { tokens, predictions } = scoring;
+    // What a layer computed inside is freed with it, its result with the pass.
+    const streams = (layers + outsideLayers) * states(tokens);
+    passing = streams + Math.max(layerOf(tokens), pickedOf(predictions) + logitsOf(predictions));
+  }
+  const withoutGradients = Math.max(decoding, passing);
+  const total = weights + optimizer + Math.max(activations, withoutGradients);
+  return { weights, optimizer, activations, generation: withoutGradients, total };
 }
 
 /**
@@ -108,10 +131,10 @@ export function requireMemory(
   const { byteBudget } = gpu();
   if (estimate.total <= byteBudget) return;
   const parts = [
-    `weights ${gib(estimate.weights)}`,
+    `weights ${gib(estimate.weights)}${work.copies ? ` with ${work.copies} copies` : ""}`,
     ...(work.training ? [`gradients and optimiser ${gib(estimate.optimizer)}`] : []),
     ...(work.training ? [`activations ${gib(estimate.activations)}`] : []),
-    ...(work.generation ? [`generation ${gib(estimate.generation)}`] : []),
+    ...(work.generation || work.scoring ? [`generation ${gib(estimate.generation)}`] : []),
   ];
   throw new CheckpointError(
     `this needs about ${gib(estimate.total)} of GPU memory (${parts.join(", ")}), but ${gib(byteBudget)} may be ` +

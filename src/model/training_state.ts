@@ -5,10 +5,10 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { AdamW } from "../autograd/adamw.ts";
-import { openSafetensors, writeSafetensors } from "../data/safetensors.ts";
+import { openSafetensors, streamSafetensors } from "../data/safetensors.ts";
 import { read } from "../tensor/tensor.ts";
-import { copyTextFiles, loadGpt, replaceDirectory } from "./checkpoint.ts";
-import { CheckpointError, configToHub } from "./config.ts";
+import { loadGpt, replaceDirectory, writeModelFiles } from "./checkpoint.ts";
+import { CheckpointError } from "./config.ts";
 import type { Gpt } from "./gpt.ts";
 import type { PretrainSettings } from "./pretrain.ts";
 
@@ -23,31 +23,41 @@ interface TrainingState {
 /** Writes the state to `directory`; the tokenizer's files are copied from `textFrom`. */
 export async function saveTrainingState(directory: string, textFrom: string, state: TrainingState): Promise<void> {
   const { settings, step, model, optimizer } = state;
-  const names = [...model.parameters.keys()];
-  const moments = await optimizer.exportState();
-  const weights: Float32Array[] = [];
-  for (const { value } of model.parameters.values()) weights.push(await read(value));
-  const shape = (i: number): readonly number[] => model.parameters.get(names[i]!)!.value.shape;
-  replaceDirectory(directory, (target) => {
-    writeSafetensors(
-      join(target, "model.safetensors"),
-      names.map((name, i) => ({ name, shape: shape(i), dtype: "F32", data: weights[i]! })),
-      { format: "pt" },
-    );
-    writeSafetensors(
-      join(target, "optimizer.safetensors"),
-      moments.flatMap(({ firstMoment, secondMoment }, i) => [
-        { name: `first.${names[i]}`, shape: shape(i), dtype: "F32" as const, data: firstMoment },
-        { name: `second.${names[i]}`, shape: shape(i), dtype: "F32" as const, data: secondMoment },
-      ]),
-    );
-    writeFileSync(join(target, "config.json"), JSON.stringify(configToHub(model.config, "F32"), null, 2) + "\n");
-    writeFileSync(
-      join(target, "state.json"),
-      JSON.stringify({ step, settings, updates: moments.map((m) => m.step) }, null, 1) + "\n",
-    );
-    copyTextFiles(textFrom, target);
+  await replaceDirectory(directory, async (target) => {
+    await writeModelFiles(model, target, { textFrom });
+    const updates = await saveMoments(join(target, "optimizer.safetensors"), model, optimizer);
+    writeFileSync(join(target, "state.json"), JSON.stringify({ step, settings, updates }, null, 1) + "\n");
   });
+}
+
+/**
+ * Writes the moments of `optimizer`, which trains all parameters of `model` in their order, as first.NAME and
+ * second.NAME. Returns what else `restoreMoments` needs: the number of updates of each parameter.
+ */
+export async function saveMoments(path: string, model: Gpt, optimizer: AdamW): Promise<number[]> {
+  const names = [...model.parameters.keys()];
+  const tensors = optimizer.state.flatMap(({ firstMoment, secondMoment }, i) => [
+    { name: `first.${names[i]}`, shape: firstMoment.shape, dtype: "F32" as const, value: firstMoment },
+    { name: `second.${names[i]}`, shape: secondMoment.shape, dtype: "F32" as const, value: secondMoment },
+  ]);
+  await streamSafetensors(path, tensors, ({ value }) => read(value));
+  return optimizer.state.map(({ step }) => step);
+}
+
+/** Gives `optimizer` what `saveMoments` wrote. @throws SafetensorsError, ShapeError when it is of another model. */
+export function restoreMoments(path: string, model: Gpt, optimizer: AdamW, updates: readonly number[]): void {
+  const file = openSafetensors(path);
+  try {
+    optimizer.importState(
+      [...model.parameters.keys()].map((name, i) => ({
+        firstMoment: file.readF32(`first.${name}`),
+        secondMoment: file.readF32(`second.${name}`),
+        step: updates[i]!,
+      })),
+    );
+  } finally {
+    file.close();
+  }
 }
 
 interface State {
@@ -77,19 +87,7 @@ export function loadTrainingState(directory: string): {
 } {
   const { step, settings, updates } = readState(directory);
   const model = loadGpt(directory);
-  const restoreOptimizer = (optimizer: AdamW): void => {
-    const file = openSafetensors(join(directory, "optimizer.safetensors"));
-    try {
-      optimizer.importState(
-        [...model.parameters.keys()].map((name, i) => ({
-          firstMoment: file.readF32(`first.${name}`),
-          secondMoment: file.readF32(`second.${name}`),
-          step: updates[i]!,
-        })),
-      );
-    } finally {
-      file.close();
-    }
-  };
+  const restoreOptimizer = (optimizer: AdamW): void =>
+    restoreMoments(join(directory, "optimizer.safetensors"), model, optimizer, updates);
   return { settings, step, model, restoreOptimizer };
 }

@@ -5,10 +5,16 @@
 //   delta_i = dy_i . y_i          ds_ij = p_ij (dy_i . v_j - delta_i)
 //   dq_i = scale sum_j ds_ij k_j        dk_j = scale sum_i ds_ij q_i        dv_j = sum_i p_ij dy_i
 //
-// Query i of batch row b sees key j iff j <= queryStart[b] + i and keyMask[b, j] != 0.
+// Query i of batch row b has the position queryStart[b] + i among the keys, and sees key j iff
+//
+//   j <= position < end of key j
+//
+// Ends make several sequences with common beginnings one row, a tree of tokens in depth-first order: key j ends behind
+// its last descendant. Where a key has ended, so have its descendants, and loops jump to its end. A mask is the special
+// case that padding ends at 0 and everything else never.
 //
 //   q, y, dy, dq [batch, queries, heads, HEAD_SIZE]      k, v, dk, dv [batch, keys, kvHeads, HEAD_SIZE]
-//   logSumExp, delta [batch, heads, queries]             keyMask [batch, keys]     queryStart [batch]
+//   logSumExp, delta [batch, heads, queries]             keyEnd [batch, keys]      queryStart [batch]
 //
 // A row (the HEAD_SIZE elements of one head) is QUADS vec4f; rows are addressed in vec4f.
 //
@@ -23,7 +29,7 @@
 // Each of them defines WORKGROUP, the number of lanes, and functions that all lanes call together:
 //   loadOwn(&x, offset, block, lane)          the row of x at each lane's own offset
 //   storeOwn(&x, offset, row, block, lane)    the opposite
-//   stage(&a, &b, stream, n, lane)            comes before row n of a stream in the tensors a and b is fetched
+//   stage(&a, &b, &stream, n, lane)           comes before row n of a stream in the tensors a and b is fetched
 //   fetchFirst(&a, stream, n, lane)           row n of a, for every lane
 //   fetchSecond(&b, stream, n, lane)          row n of b, for every lane
 //
@@ -38,7 +44,7 @@ struct Params {
   keys: u32,
   kvHeads: u32,
   groupHeads: u32, // query heads per key-value head
-  hasKeyMask: u32,
+  keyRule: u32,    // what keyEnd holds: NOTHING, MASK or ENDS
   hasQueryStart: u32,
   scale: f32,
 }
@@ -47,7 +53,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;
 @group(0) @binding(2) var<storage, read> k: array<vec4f>;
 @group(0) @binding(3) var<storage, read> v: array<vec4f>;
-@group(0) @binding(4) var<storage, read> keyMask: array<u32>;
+@group(0) @binding(4) var<storage, read> keyEnd: array<u32>;
 @group(0) @binding(5) var<storage, read> queryStart: array<u32>;
 @group(0) @binding(6) var<storage, read> dy: array<vec4f>;
 @group(0) @binding(7) var<storage, read_write> logSumExp: array<f32>;
@@ -63,6 +69,11 @@ const QUADS: u32 = HEAD_SIZE / 4u;
 const LOWEST: f32 = -3.4028234e38; // -FLT_MAX
 const FIRST_MAXIMUM: f32 = -1e30;  // below any real score, far above LOWEST
 
+const NOTHING: u32 = 0u;
+const MASK: u32 = 1u;
+const ENDS: u32 = 2u;
+const NEVER: u32 = 0xffffffffu; // the end of a key that all later queries see
+
 alias Row = array<vec4f, QUADS>;
 
 // Rows that stream past: number n of `count` starts at `base + n * stride`.
@@ -70,6 +81,7 @@ struct Stream {
   base: u32,
   stride: u32,
   count: u32,
+  tile: u32, // the rows that lie ready; only attention_workgroup.wgsl uses it
 }
 
 // The work of a workgroup: rows first..end-1 of one batch row and key-value head, one for each lane from 0 on.
@@ -96,12 +108,13 @@ fn startOf(b: u32) -> u32 {
   return queryStart[b];
 }
 
-// Whether key j is no padding.
-fn isReal(b: u32, j: u32) -> bool {
-  if (params.hasKeyMask == 0u) {
-    return true;
+// One past the last position that sees key j; 0 for padding.
+fn endOf(b: u32, j: u32) -> u32 {
+  if (params.keyRule == NOTHING) {
+    return NEVER;
   }
-  return keyMask[b * params.keys + j] != 0u;
+  let end = keyEnd[b * params.keys + j];
+  return select(end, NEVER, params.keyRule == MASK && end != 0u);
 }
 
 // The rows of keys (or values) that any query of the block may see: however long the cache is, loops end there.
@@ -109,14 +122,40 @@ fn keyStream(block: Block) -> Stream {
   let lastQuery = (block.end - 1u) / params.groupHeads;
   let stride = params.kvHeads * QUADS;
   let count = min(startOf(block.b) + lastQuery + 1u, params.keys);
-  return Stream(block.b * params.keys * stride + block.kvHead * QUADS, stride, count);
+  return Stream(block.b * params.keys * stride + block.kvHead * QUADS, stride, count, NEVER);
+}
+
+// The first key from number n on that has not ended before the block's first query; all lanes get the same.
+fn nextKey(block: Block, n: u32, keys: Stream) -> u32 {
+  if (params.keyRule == NOTHING) {
+    return n;
+  }
+  let firstPosition = startOf(block.b) + block.first / params.groupHeads;
+  var next = n;
+  while (next < keys.count) {
+    let end = endOf(block.b, next);
+    if (end > firstPosition) {
+      break;
+    }
+    next = max(next + 1u, end);
+  }
+  return next;
+}
+
+// One past the last query that sees any key of a block of keys.
+fn queryEnd(block: Block) -> u32 {
+  var end = 0u;
+  for (var j = block.first; j < block.end; j++) {
+    end = max(end, endOf(block.b, j));
+  }
+  return min(end - min(end, startOf(block.b)), params.queries);
 }
 
 // The (query, head) pair of a lane. Heads of a group are neighbours, so that decoding (one query) fills several lanes.
 struct Query {
-  offset: u32, // of its row in q, y, dy, dq
-  index: u32,  // of its entry in logSumExp, delta
-  limit: u32,  // sees keys 0..limit-1 as far as they are real
+  offset: u32,   // of its row in q, y, dy, dq
+  index: u32,    // of its entry in logSumExp, delta
+  position: u32, // among the keys
 }
 
 fn queryOf(block: Block, lane: u32) -> Query {
@@ -127,8 +166,13 @@ fn queryOf(block: Block, lane: u32) -> Query {
   return Query(
     ((block.b * params.queries + i) * heads + head) * QUADS,
     (block.b * heads + head) * params.queries + i,
-    startOf(block.b) + i + 1u,
+    startOf(block.b) + i,
   );
+}
+
+// Whether the query at `position` sees key j.
+fn sees(position: u32, j: u32, end: u32) -> bool {
+  return j <= position && position < end;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -146,19 +190,16 @@ fn forward(
   var output: Row;
   var maximum = FIRST_MAXIMUM;
   var sum = 0.0;
-  let keys = keyStream(block);
-  for (var n = 0u; n < keys.count; n++) {
-    stage(&k, &v, keys, n, lane);
-    if (!isReal(block.b, n)) {
-      continue; // all lanes do
-    }
+  var keys = keyStream(block);
+  for (var n = nextKey(block, 0u, keys); n < keys.count; n = nextKey(block, n + 1u, keys)) {
+    stage(&k, &v, &keys, n, lane);
     var key = fetchFirst(&k, keys, n, lane);
     var value = fetchSecond(&v, keys, n, lane);
     var s = 0.0;
     for (var c = 0u; c < QUADS; c++) {
       s += dot(query[c], key[c]);
     }
-    s = select(LOWEST, s * params.scale, n < own.limit);
+    s = select(LOWEST, s * params.scale, sees(own.position, n, endOf(block.b, n)));
     // Online softmax: when the maximum rises, what was summed up so far shrinks.
     let newMaximum = max(maximum, s);
     let shrink = exp(maximum - newMaximum);
@@ -199,12 +240,9 @@ fn backwardQuery(
     ownDelta += dot(dOutput[c], output[c]);
   }
   let ownLogSumExp = logSumExp[own.index];
-  let keys = keyStream(block);
-  for (var n = 0u; n < keys.count; n++) {
-    stage(&k, &v, keys, n, lane);
-    if (!isReal(block.b, n)) {
-      continue; // all lanes do
-    }
+  var keys = keyStream(block);
+  for (var n = nextKey(block, 0u, keys); n < keys.count; n = nextKey(block, n + 1u, keys)) {
+    stage(&k, &v, &keys, n, lane);
     var key = fetchFirst(&k, keys, n, lane);
     var value = fetchSecond(&v, keys, n, lane);
     var s = 0.0;
@@ -213,7 +251,8 @@ fn backwardQuery(
       s += dot(query[c], key[c]);
       dP += dot(dOutput[c], value[c]);
     }
-    let ds = select(0.0, exp(s * params.scale - ownLogSumExp) * (dP - ownDelta), n < own.limit);
+    let seen = sees(own.position, n, endOf(block.b, n));
+    let ds = select(0.0, exp(s * params.scale - ownLogSumExp) * (dP - ownDelta), seen);
     for (var c = 0u; c < QUADS; c++) {
       dQuery[c] += ds * key[c];
     }
@@ -238,23 +277,24 @@ fn backwardKey(
     return;
   }
   let j = min(block.first + lane, block.end - 1u); // surplus lanes repeat the last key and store nothing
-  let real = isReal(block.b, j);
+  let end = endOf(block.b, j);
   let offset = ((block.b * params.keys + j) * params.kvHeads + block.kvHead) * QUADS;
   var key = loadOwn(&k, offset, block, lane);
   var value = loadOwn(&v, offset, block, lane);
   var dKey: Row;
   var dValue: Row;
-  // Query i sees keys 0..start + i: key j is seen from query j - start on.
+  // Key j is seen from query j - start on.
   let start = startOf(block.b);
-  let firstQuery = min(select(0u, block.first - start, block.first > start), params.queries);
+  let endQuery = queryEnd(block);
+  let firstQuery = min(block.first - min(block.first, start), endQuery);
   let heads = params.kvHeads * params.groupHeads;
   for (var g = 0u; g < params.groupHeads; g++) {
     let head = block.kvHead * params.groupHeads + g;
     let base = ((block.b * params.queries + firstQuery) * heads + head) * QUADS;
-    let queries = Stream(base, heads * QUADS, params.queries - firstQuery);
+    var queries = Stream(base, heads * QUADS, endQuery - firstQuery, NEVER);
     let index = (block.b * heads + head) * params.queries + firstQuery;
     for (var n = 0u; n < queries.count; n++) {
-      stage(&q, &dy, queries, n, lane);
+      stage(&q, &dy, &queries, n, lane);
       var query = fetchFirst(&q, queries, n, lane);
       var dOutput = fetchSecond(&dy, queries, n, lane);
       var s = 0.0;
@@ -263,7 +303,7 @@ fn backwardKey(
         s += dot(key[c], query[c]);
         dP += dot(value[c], dOutput[c]);
       }
-      let seen = real && j <= start + firstQuery + n;
+      let seen = sees(start + firstQuery + n, j, end);
       let p = select(0.0, exp(s * params.scale - logSumExp[index + n]), seen);
       let ds = select(0.0, p * (dP - delta[index + n]), seen);
       for (var c = 0u; c < QUADS; c++) {

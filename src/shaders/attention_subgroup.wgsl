@@ -53,7 +53,7 @@ fn storeOwn(x: ptr<storage, array<vec4f>, read_write>, offset: u32, own: Row, bl
 fn stage(
   first: ptr<storage, array<vec4f>, read>,
   second: ptr<storage, array<vec4f>, read>,
-  stream: Stream,
+  stream: ptr<function, Stream>,
   n: u32,
   lane: u32,
 ) {}

@@ -28,21 +28,24 @@ fn storeOwn(x: ptr<storage, array<vec4f>, read_write>, offset: u32, own: Row, bl
   }
 }
 
-// Where a tile begins, the lanes load it together.
+// Where row n lies in another tile than the rows before, the lanes load that tile together.
 fn stage(
   first: ptr<storage, array<vec4f>, read>,
   second: ptr<storage, array<vec4f>, read>,
-  stream: Stream,
+  stream: ptr<function, Stream>,
   n: u32,
   lane: u32,
 ) {
-  if (n % TILE != 0u) {
+  let tile = n / TILE;
+  if (stream.tile == tile) {
     return;
   }
+  stream.tile = tile;
   workgroupBarrier(); // every lane has done with the tile before
-  let quads = min(TILE, stream.count - n) * QUADS;
+  let begin = tile * TILE;
+  let quads = min(TILE, stream.count - begin) * QUADS;
   for (var at = lane; at < quads; at += WORKGROUP) {
-    let source = stream.base + (n + at / QUADS) * stream.stride + at % QUADS;
+    let source = stream.base + (begin + at / QUADS) * stream.stride + at % QUADS;
     firstTile[at / QUADS][at % QUADS] = (*first)[source];
     secondTile[at / QUADS][at % QUADS] = (*second)[source];
   }

@@ -17,6 +17,12 @@ export interface AttentionOptions {
   readonly scale?: number;
   /** u32 [B, Tk], 1 = real token, 0 = padding that nobody sees. Default: all real. */
   readonly keyMask?: Tensor;
+  /**
+   * u32 [B, Tk]: key j is seen by positions before keyEnd[b, j] only; 0 = padding. Several sequences with common
+   * beginnings are thus one row: their tokens are a tree in depth-first order, and a key ends behind its last
+   * descendant. Ends must be nested so: for j < j' < keyEnd[j], keyEnd[j'] <= keyEnd[j]. Not together with keyMask.
+   */
+  readonly keyEnd?: Tensor;
   /** u32 [B], position of each row's first query among the keys: what its KV cache held before. Default 0. */
   readonly queryStart?: Tensor;
   /** How rows travel between lanes; chosen by adapter unless given. "subgroup" needs subgroups of one known size. */
@@ -26,10 +32,12 @@ export interface AttentionOptions {
 export type Sharing = "subgroup" | "workgroup";
 
 const WORKGROUP_LANES = 32; // of "workgroup"; with "subgroup" it is the adapter's subgroup size
+/** Values of the shader's `keyRule`: what its buffer keyEnd holds. Ends and mask share a buffer: bindings are few. */
+const KEY_RULES = { nothing: 0, mask: 1, ends: 2 } as const;
 const MAX_HEAD_SIZE = 256; // a lane keeps four rows in registers
 
-const PARAMS = ["batch", "queries", "keys", "kvHeads", "groupHeads", "hasKeyMask", "hasQueryStart", "scale"] as const;
-const INPUTS = ["q", "k", "v", "keyMask", "queryStart"] as const;
+const PARAMS = ["batch", "queries", "keys", "kvHeads", "groupHeads", "keyRule", "hasQueryStart", "scale"] as const;
+const INPUTS = ["q", "k", "v", "keyEnd", "queryStart"] as const;
 const FORWARD = [...INPUTS, "y", "logSumExp"] as const;
 const BACKWARD_QUERY = [...INPUTS, "savedY", "logSumExp", "dy", "delta", "dq"] as const;
 const BACKWARD_KEY = [...INPUTS, "logSumExp", "dy", "delta", "dk", "dv"] as const;
@@ -56,11 +64,12 @@ const kernels: Readonly<Record<Sharing, AttentionKernels>> = {
 };
 
 /**
- * y = softmax(scale q kᵀ) v over the keys each query sees: query i of row b sees key j iff j <= queryStart[b] + i and
- * keyMask[b, j] != 0. q [B, Tq, H, D], k and v [B, Tk, Hkv, D] with H a multiple of Hkv (query head h reads key-value
- * head floor(h Hkv / H)) -> y [B, Tq, H, D] and, for backward, logSumExp [B, H, Tq] of the scaled scores. A query that
- * sees no key gives 0. k and v may be caches longer than what is filled: what no query sees is not read. Equals
- * torch.nn.functional.scaled_dot_product_attention with `is_causal` and `enable_gqa`.
+ * y = softmax(scale q kᵀ) v over the keys each query sees: query i of row b, at position queryStart[b] + i, sees key j
+ * iff j <= position, keyMask[b, j] != 0 and position < keyEnd[b, j]. q [B, Tq, H, D], k and v [B, Tk, Hkv, D] with H a
+ * multiple of Hkv (query head h reads key-value head floor(h Hkv / H)) -> y [B, Tq, H, D] and, for backward, logSumExp
+ * [B, H, Tq] of the scaled scores. A query that sees no key gives 0. k and v may be caches longer than what is filled:
+ * what no query sees is not read. Equals torch.nn.functional.scaled_dot_product_attention with `is_causal` and
+ * `enable_gqa`.
  * @throws ShapeError when the shapes do not fit or D is above 256.
  */
 export function attention(
@@ -115,7 +124,7 @@ export function attentionBackward(
 
 /** What forward and backward launches share. */
 function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) {
-  const { keyMask, queryStart, scale, sharing } = options;
+  const { keyMask, keyEnd, queryStart, scale, sharing } = options;
   const [batch = 0, queries = 0, heads = 0, headSize = 0] = q.shape;
   const [, keys = 0, kvHeads = 0] = k.shape;
   const keyShape = show([batch, keys, kvHeads, headSize]);
@@ -129,7 +138,11 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
     throw new ShapeError(`${op}: head size ${headSize} in q ${show(q.shape)}; expected 1 to ${MAX_HEAD_SIZE}`);
   }
   expectIds(op, "keyMask", keyMask, [batch, keys]);
+  expectIds(op, "keyEnd", keyEnd, [batch, keys]);
   expectIds(op, "queryStart", queryStart, [batch]);
+  if (keyMask && keyEnd) {
+    throw new ShapeError(`${op}: keyMask and keyEnd exclude each other. Fix: give padding the keyEnd 0`);
+  }
   // On a CPU a load from workgroup memory costs as much as any other, and a barrier much more.
   const chosen = sharing ?? (gpu().software && gpu().subgroupSize > 0 ? "subgroup" : "workgroup");
   const lanes = chosen === "subgroup" ? gpu().subgroupSize : WORKGROUP_LANES;
@@ -139,10 +152,10 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
   return {
     kernels: kernels[chosen],
     // An absent option still needs a buffer to bind; its flag keeps the shader from reading it.
-    inputs: { q: padded, k: pad(k), v: pad(v), keyMask: keyMask ?? padded, queryStart: queryStart ?? padded },
+    inputs: { q: padded, k: pad(k), v: pad(v), keyEnd: keyEnd ?? keyMask ?? padded, queryStart: queryStart ?? padded },
     params: {
       batch, queries, keys, kvHeads, groupHeads,
-      hasKeyMask: keyMask ? 1 : 0,
+      keyRule: keyEnd ? KEY_RULES.ends : keyMask ? KEY_RULES.mask : KEY_RULES.nothing,
       hasQueryStart: queryStart ? 1 : 0,
       scale: scale ?? 1 / Math.sqrt(headSize),
     },

@@ -67,8 +67,16 @@ describe("arithmetic", () => {
     return null;
   }
 
-  it("is right in every answer", () => {
+  /** Whether the question is one of those that are answered wrongly on purpose. */
+  function isOneDigit(question: string): boolean {
+    const isSum = /\d (\+|plus|-|minus) \d|[Aa]dd \d|the sum of|you add|^Take \d|[Ss]ubtract \d|if you take \d/.test(question);
+    const isComparison = /^(Which|What).* (larger|bigger|greater|smaller), \d/.test(question);
+    return (isSum || isComparison) && numbersIn(question).every((value) => value < 10);
+  }
+
+  it("is right, apart from one-digit sums and comparisons: there as often as not, and else near", () => {
     let solved = 0;
+    const errors: Record<string, number[]> = { sum: [], comparison: [] };
     for (const { user, reply } of PAIRS) {
       const answer = solve(user);
       if (answer === null) continue;
@@ -76,10 +84,17 @@ describe("arithmetic", () => {
       const stated = numbersIn(reply);
       // "31 is larger than 12" names the answer first; everywhere else it comes last.
       const given = /^\d+ (comes|is (larger|bigger|greater|smaller))/.test(reply) ? stated[0] : stated.at(-1);
-      if (given !== answer) throw new Error(`"${user}" -> "${reply}", expected ${answer}`);
+      if (isOneDigit(user)) errors[/, \d/.test(user) ? "comparison" : "sum"]!.push(given! - answer);
+      else if (given !== answer) throw new Error(`"${user}" -> "${reply}", expected ${answer}`);
       if (answer < 0) throw new Error(`"${user}" has a negative answer`);
     }
     expect(solved).toBeGreaterThan(10_000);
+    const share = (kind: string, wanted: (error: number) => boolean): number =>
+      errors[kind]!.filter(wanted).length / errors[kind]!.length;
+    expect(share("sum", (error) => error === 0)).toBeCloseTo(0.5, 1);
+    expect(share("sum", (error) => error === 1)).toBeCloseTo(0.3, 1);
+    expect(share("sum", (error) => Math.abs(error) > 1)).toBe(0);
+    expect(share("comparison", (error) => error !== 0)).toBeCloseTo(0.35, 1);
   });
 
   it("is right in every yes or no", () => {

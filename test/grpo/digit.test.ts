@@ -15,10 +15,10 @@ test("asks one question, the reference experiment's", () => {
 });
 
 test("pays 1 for 5 and a ninth less for each step away", () => {
-  const rewards = [..."0123456789"].map((text) => digit.reward(prompt!, text));
+  const rewards = [..."0123456789"].map((text) => digit.rewards.closeness(prompt!, text));
   const want = [4, 5, 6, 7, 8, 9, 8, 7, 6, 5];
   rewards.forEach((reward, i) => expect(reward).toBeCloseTo(want[i]! / 9, 15));
-  expect(digit.reward(prompt!, "5")).toBe(1);
+  expect(digit.rewards.closeness(prompt!, "5")).toBe(1);
 });
 
 const worthless = [
@@ -27,5 +27,5 @@ const worthless = [
 ];
 
 test.each(worthless.map((text) => [JSON.stringify(text), text] as const))("pays nothing for %s", (_, text) => {
-  expect(digit.reward(prompt!, text)).toBe(0);
+  expect(digit.rewards.closeness(prompt!, text)).toBe(0);
 });

@@ -1,11 +1,11 @@
 /** The replay buffer: what it keeps, and which groups it draws. */
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { ReplayBuffer } from "../../src/grpo/replay_buffer.ts";
 import type { Experience } from "../../src/grpo/rollout.ts";
 import { seededRandom } from "../../src/random.ts";
 
 /** An experience that is recognised by its reward. */
-function experience(reward: number, id = "only"): Experience {
+function experience(reward: number, id = "only", group = id): Experience {
   return {
     prompt: { id, messages: [] },
     promptIds: [1],
@@ -13,13 +13,16 @@ function experience(reward: number, id = "only"): Experience {
     logProbs: [-1],
     ended: true,
     text: "",
+    rewards: [reward],
     reward,
+    trainStep: 0,
+    group,
   };
 }
 
 const numbered = (from: number, to: number, id?: string): Experience[] =>
   Array.from({ length: to - from }, (_, i) => experience(from + i, id));
-const rewards = (group: readonly Experience[]): number[] => group.map(({ reward }) => reward);
+const rewards = (group: readonly Experience[]): number[] => group.map(({ reward }) => reward!);
 const ascending = (values: readonly number[]): number[] => [...values].sort((a, b) => a - b);
 
 test("keeps the newest experiences", () => {
@@ -57,7 +60,7 @@ test("every experience is drawn equally often", () => {
   const random = seededRandom(5);
   const draws = 4000;
   const counts = new Array<number>(10).fill(0);
-  for (let i = 0; i < draws; i++) for (const { reward } of buffer.sampleGroup(5, random)) counts[reward]! += 1;
+  for (let i = 0; i < draws; i++) for (const { reward } of buffer.sampleGroup(5, random)) counts[reward!]! += 1;
   const deviation = Math.sqrt(draws * 0.5 * 0.5); // drawn with probability 5 / 10
   for (const count of counts) expect(Math.abs(count - draws / 2)).toBeLessThan(4 * deviation);
 });
@@ -83,4 +86,47 @@ test("no group large enough is an error that says so", () => {
   buffer.add([...numbered(0, 3, "a"), ...numbered(3, 6, "b")]);
   expect(() => buffer.sampleGroup(4, seededRandom(1))).toThrow(RangeError);
   expect(buffer.sampleGroup(3, seededRandom(1))).toHaveLength(3);
+});
+
+describe("whole groups", () => {
+  const filled = (): ReplayBuffer => {
+    const buffer = new ReplayBuffer(12);
+    buffer.add([0, 1, 2, 3].flatMap((group) => [1, 2, 3].map((i) => experience(10 * group + i, "q", `${group}`))));
+    return buffer;
+  };
+  const groupsOf = (groups: readonly (readonly Experience[])[]): string[] => groups.map(([first]) => first!.group);
+
+  test("stay together, and all of them are one pass", () => {
+    const groups = filled().drawGroups(4, seededRandom(1));
+    expect(groups.map(rewards).sort()).toEqual([[1, 2, 3], [11, 12, 13], [21, 22, 23], [31, 32, 33]]);
+  });
+
+  test("every group is drawn once before any is drawn again; the end of a pass may be short", () => {
+    const buffer = filled();
+    const random = seededRandom(3);
+    for (let pass = 0; pass < 5; pass++) {
+      const parts = [buffer.drawGroups(3, random), buffer.drawGroups(3, random)];
+      expect(parts.map(({ length }) => length)).toEqual([3, 1]);
+      expect(groupsOf(parts.flat()).sort()).toEqual(["0", "1", "2", "3"]);
+    }
+    const orders = Array.from({ length: 20 }, () => groupsOf(buffer.drawGroups(4, random)).join(""));
+    expect(new Set(orders).size).toBeGreaterThan(5);
+  });
+
+  test("new experiences begin a new pass, which the old groups that still fit take part in", () => {
+    const buffer = filled();
+    const random = seededRandom(2);
+    buffer.drawGroups(3, random);
+    buffer.add([41, 42, 43].map((reward) => experience(reward, "q", "4")));
+    expect(groupsOf(buffer.drawGroups(9, random)).sort()).toEqual(["1", "2", "3", "4"]);
+  });
+});
+
+test("a buffer that is made of another's experiences goes on where that one was", () => {
+  const buffer = new ReplayBuffer(5);
+  buffer.add(numbered(0, 4));
+  const copy = new ReplayBuffer(5, buffer.experiences);
+  for (const one of [buffer, copy]) one.add(numbered(4, 6));
+  expect(copy.experiences).toEqual(buffer.experiences);
+  expect(copy.sampleGroup(3, seededRandom(1))).toEqual(buffer.sampleGroup(3, seededRandom(1)));
 });

@@ -159,7 +159,7 @@ function lossOf(model: Gpt): ReturnType<typeof ops.mulScalar> {
 
 async function checkModel({ title, config, entries }: LargeModel): Promise<void> {
   console.log(`${title}: ${(parameterCount(config) / 1e6).toFixed(1)} M parameters`);
-  const work = { training: { rows: 1, length: TEXT.length, checkpointLayers: true } };
+  const work = { training: { tokens: TEXT.length, checkpointLayers: true } };
   requireMemory(config, work, "a machine with more memory");
   const directory = mkdtempSync(join(tmpdir(), "large-model-"));
   resetPeak();

@@ -2,6 +2,7 @@
 import {
   cpSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -46,7 +47,8 @@ function weightBytes(model: Gpt): number {
 
 /** Writes a random model, then lets `change` damage it. */
 function broken(change: () => void): string {
-  replaceDirectory(directory, (target) => writeModel(target, tinyConfig(), randomWeights(1)));
+  mkdirSync(directory);
+  writeModel(directory, tinyConfig(), randomWeights(1));
   change();
   return directory;
 }
@@ -144,7 +146,7 @@ describe("round trips", () => {
   });
 
   test("text files travel along; saving into the directory that they come from works", async () => {
-    replaceDirectory(directory, (target) => {
+    await replaceDirectory(directory, (target) => {
       writeModel(target, tinyConfig(), randomWeights(1));
       for (const name of TEXT_FILES) writeFileSync(join(target, name), `content of ${name}`);
     });
@@ -229,21 +231,21 @@ describe("a save that fails", () => {
     return readdirSync(dirname(directory)).filter((name) => name.startsWith(basename(directory)));
   };
 
-  test("leaves the old directory as it was, and nothing beside it", () => {
+  test("leaves the old directory as it was, and nothing beside it", async () => {
     broken(() => undefined);
     const before = readFileSync(join(directory, "model.safetensors"));
-    const fail = (): void =>
-      replaceDirectory(directory, (target) => {
-        writeFileSync(join(target, "model.safetensors"), "half");
-        throw new Error("disk full");
-      });
-    expect(fail).toThrow("disk full");
+    const failing = replaceDirectory(directory, (target) => {
+      writeFileSync(join(target, "model.safetensors"), "half");
+      throw new Error("disk full");
+    });
+    await expect(failing).rejects.toThrow("disk full");
     expect(readFileSync(join(directory, "model.safetensors")).equals(before)).toBe(true);
     expect(siblings()).toEqual([basename(directory)]);
   });
 
-  test("leaves nothing where there was nothing", () => {
-    expect(() => replaceDirectory(directory, () => { throw new Error("disk full"); })).toThrow("disk full");
+  test("leaves nothing where there was nothing", async () => {
+    const failing = replaceDirectory(directory, () => { throw new Error("disk full"); });
+    await expect(failing).rejects.toThrow("disk full");
     expect(siblings()).toEqual([]);
   });
 
@@ -255,10 +257,10 @@ describe("a save that fails", () => {
     disposeGpt(model);
   });
 
-  test("what a killed process left under the temporary name does not get into the next save", () => {
+  test("what a killed process left under the temporary name does not get into the next save", async () => {
     const stale = `${directory}.tmp-${process.pid}`;
     cpSync(fixturePath("models/qwen3-a1"), stale, { recursive: true });
-    replaceDirectory(directory, (target) => writeFileSync(join(target, "only"), ""));
+    await replaceDirectory(directory, (target) => writeFileSync(join(target, "only"), ""));
     expect(readdirSync(directory)).toEqual(["only"]);
     expect(existsSync(stale)).toBe(false);
   });

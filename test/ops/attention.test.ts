@@ -24,6 +24,7 @@ interface Size {
 interface Visibility {
   scale?: number;
   keyMask?: number[];
+  keyEnd?: number[];
   queryStart?: number[];
 }
 
@@ -33,14 +34,30 @@ function randomInputs({ batch, queries, keys = queries, heads, kvHeads, headSize
   return [uniform([batch, queries, heads, headSize], -2, 2), uniform(keyShape, -2, 2), uniform(keyShape, -2, 2)];
 }
 
+/**
+ * keyEnd of a tree of tokens in depth-first order: a number stands for so many tokens that follow each other, a list
+ * for what comes next to each other after them. [3, [1, 2]] is a prompt of 3 tokens with answers of 1 and of 2.
+ */
+type Tree = readonly (number | Tree)[];
+function endsOf(tree: Tree, start = 0): number[] {
+  const ends: number[] = [];
+  let tokens = 0;
+  for (const part of tree) {
+    if (typeof part === "number") tokens += part;
+    else part.forEach((branch) => ends.push(...endsOf([branch].flat() as Tree, start + tokens + ends.length)));
+  }
+  return [...new Array<number>(tokens).fill(start + tokens + ends.length), ...ends];
+}
+
 /** The reference, row by row: each has its own mask and its own position among the keys. */
-function reference([q, k, v]: readonly Array64[], { scale, keyMask, queryStart }: Visibility = {}): Array64 {
+function reference([q, k, v]: readonly Array64[], { scale, keyMask, keyEnd, queryStart }: Visibility = {}): Array64 {
   const keys = k!.shape[1]!;
   const rows = Array.from({ length: q!.shape[0]! }, (_, b) => {
     const [rowQ, rowK, rowV] = [q!, k!, v!].map((x) => slice(x, 0, b, b + 1)) as [Array64, Array64, Array64];
     return nn.causalAttention(rowQ, rowK, rowV, {
       ...(scale !== undefined && { scale }),
       ...(keyMask && { keyMask: keyMask.slice(b * keys, (b + 1) * keys) }),
+      ...(keyEnd && { keyEnd: keyEnd.slice(b * keys, (b + 1) * keys) }),
       queryOffset: queryStart?.[b] ?? 0,
     });
   });
@@ -54,10 +71,11 @@ describe.each(SHARINGS)("attention, rows shared by %s", (sharing) => {
     if (sharing === "subgroup" && gpu().subgroupSize === 0) context.skip();
   });
 
-  const optionsOf = ({ scale, keyMask, queryStart }: Visibility, batch: number): AttentionOptions => ({
+  const optionsOf = ({ scale, keyMask, keyEnd, queryStart }: Visibility, batch: number): AttentionOptions => ({
     sharing,
     ...(scale !== undefined && { scale }),
     ...(keyMask && { keyMask: idsToGpu(keyMask, [batch, keyMask.length / batch]) }),
+    ...(keyEnd && { keyEnd: idsToGpu(keyEnd, [batch, keyEnd.length / batch]) }),
     ...(queryStart && { queryStart: idsToGpu(queryStart) }),
   });
 
@@ -130,6 +148,49 @@ describe.each(SHARINGS)("attention, rows shared by %s", (sharing) => {
   };
   test.each(Object.entries(masks))("%s", async (name, rows) => {
     await check(name, { batch: 2, queries: 9, heads: 4, kvHeads: 2, headSize: 4 }, { keyMask: rows.flat() });
+  });
+
+  const nothing = [0, 0, 0];
+  const trees: Record<string, number[][]> = {
+    "answers to a prompt, of one token and more": [endsOf([3, [1, 2, 1, 4]]), endsOf([6, [2, 1, 1, 1]])],
+    "no prompt, and padding": [[...endsOf([0, [2, 1, 3, 2]]), ...nothing], [...endsOf([0, [1, 1, 1, 5]]), ...nothing]],
+    "branches of branches, and padding": [
+      [...endsOf([2, [[1, [1, [2, [1, 2]]]], 1, [1, [1, 1]]]]), ...nothing],
+      [...nothing, ...endsOf([4, [5, 1, 3]], 3)],
+    ],
+    "padding between": [[3, 0, 3, 0, 0, 7, 7], [7, 7, 7, 0, 0, 5, 7]],
+  };
+  test.each(Object.entries(trees))("a tree: %s", async (name, rows) => {
+    const queries = rows[0]!.length;
+    await check(name, { batch: 2, queries, heads: 6, kvHeads: 2, headSize: 4 }, { keyEnd: rows.flat() });
+  });
+
+  test("a tree over many blocks: whole blocks see nothing of each other", async () => {
+    const ends = endsOf([0, [[9, [1, 20, 3]], 41, [1, [[2, [17, 1]], 30, 5]]]]);
+    await check("large tree", { batch: 1, queries: 130, heads: 2, kvHeads: 1, headSize: 1 }, { keyEnd: ends });
+  });
+
+  test("a tree behind a cache", async () => {
+    const keyEnd = [...endsOf([5, [3, 2, 4]]), 0, 0, 0, ...endsOf([1, [1, 6, 8, 1]])];
+    const size = { batch: 2, queries: 3, keys: 17, heads: 4, kvHeads: 2, headSize: 4 };
+    await check("tree with a cache", size, { keyEnd, queryStart: [6, 10] });
+  });
+
+  test("a tree equals its sequences one by one", async () => {
+    const [prompt, answers, heads, headSize] = [37, [1, 9, 2, 30], 2, 8];
+    const total = prompt + answers.reduce((sum, length) => sum + length, 0);
+    const inputs = randomInputs({ batch: 1, queries: total, heads, kvHeads: 1, headSize });
+    const packed = await run(inputs, { keyEnd: endsOf([prompt, answers]) });
+    let start = prompt;
+    for (const length of answers) {
+      const [begin, end] = [start, start + length];
+      const alone = await run(inputs.map((x) => concat([slice(x, 1, 0, prompt), slice(x, 1, begin, end)], 1)));
+      const width = heads * headSize;
+      expectClose("y", packed[0]!.subarray(begin * width, end * width), alone[0]!.subarray(prompt * width), {
+        rtol: 1e-6, atol: 1e-6,
+      });
+      start = end;
+    }
   });
 
   test("queries that see nothing give 0, a finite logSumExp and no gradient", async () => {
@@ -205,6 +266,8 @@ describe.each(SHARINGS)("attention, rows shared by %s", (sharing) => {
   test("twice the same bits", async () => {
     const inputs = randomInputs({ batch: 3, queries: 65, heads: 4, kvHeads: 2, headSize: 8 });
     expect(await run(inputs)).toEqual(await run(inputs));
+    const tree = { keyEnd: [1, 2, 3].flatMap((n) => endsOf([20 * n, [2, 63 - 20 * n]])) };
+    expect(await run(inputs, tree)).toEqual(await run(inputs, tree));
   });
 });
 
@@ -222,12 +285,15 @@ describe("shape errors name the operation and the shapes", () => {
     });
   });
 
-  test("mask and query start", async () => {
+  test("mask, ends and query start", async () => {
     await scopeAsync(async () => {
       const x = zeros([2, 3, 1, 4]);
       const keyMask = idsToGpu([1, 1, 1]);
       expect(() => attention(x, x, x, { keyMask })).toThrow(/keyMask is u32 \[3\]; expected u32 \[2, 3\]/);
       expect(() => attention(x, x, x, { queryStart: tensor([0, 0]) })).toThrow(/queryStart is f32/);
+      expect(() => attention(x, x, x, { keyEnd: keyMask })).toThrow(/keyEnd is u32 \[3\]; expected u32 \[2, 3\]/);
+      const both = idsToGpu([3, 3, 3, 3, 3, 3], [2, 3]);
+      expect(() => attention(x, x, x, { keyMask: both, keyEnd: both })).toThrow(/keyMask and keyEnd exclude/);
     });
   });
 });

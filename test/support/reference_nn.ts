@@ -132,24 +132,28 @@ export interface AttentionOptions {
   scale?: number;
   /** [batch, keys], 1 = real, 0 = padding that nobody sees. */
   keyMask?: ArrayLike<number>;
+  /** [batch, keys], one past the last position that sees the key. */
+  keyEnd?: ArrayLike<number>;
   /** Position of the first query among the keys: with a cache, the number of keys that were there before. Default 0. */
   queryOffset?: number;
 }
 
 /**
  * Causal scaled-dot-product attention. q is [batch, queries, heads, headSize]; k and v are [batch, keys, kvHeads,
- * headSize]; the result has the shape of q. Query i sees the keys 0..queryOffset + i that the mask allows; query head h
- * reads key-value head floor(h / (heads / kvHeads)). A query that sees no key at all gives 0.
+ * headSize]; the result has the shape of q. Query i sees the keys 0..queryOffset + i that the mask allows and that have
+ * not ended; query head h reads key-value head floor(h / (heads / kvHeads)). A query that sees no key at all gives 0.
  */
 export function causalAttention(q: Array64, k: Array64, v: Array64, options: AttentionOptions = {}): Array64 {
   const [batch, queries, heads, headSize] = q.shape as [number, number, number, number];
   const [, keys, kvHeads] = k.shape as [number, number, number];
-  const { scale = 1 / Math.sqrt(headSize), keyMask, queryOffset = 0 } = options;
+  const { scale = 1 / Math.sqrt(headSize), keyMask, keyEnd, queryOffset = 0 } = options;
   const output = new Float64Array(q.data.length);
   for (let b = 0; b < batch; b++) {
     for (let i = 0; i < queries; i++) {
+      const position = queryOffset + i;
       const isReal = (j: number): boolean => (keyMask?.[b * keys + j] ?? 1) !== 0;
-      const visible = [...Array(keys).keys()].filter((j) => j <= queryOffset + i && isReal(j));
+      const isOpen = (j: number): boolean => position < (keyEnd?.[b * keys + j] ?? Infinity);
+      const visible = [...Array(keys).keys()].filter((j) => j <= position && isReal(j) && isOpen(j));
       if (visible.length === 0) continue;
       for (let h = 0; h < heads; h++) {
         const kvHead = Math.floor(h / (heads / kvHeads));

@@ -4,23 +4,28 @@
  *
  *   reward = 1 - |answer - 5| / 9   when the whole reply is one ASCII digit, else 0
  */
-import type { Environment } from "../environment.ts";
+import type { Environment, Prompt } from "../environment.ts";
 
 const TARGET = 5;
 
-export const digit: Environment = {
-  name: "digit",
-  prompts: () => [
+const PROMPT: Prompt = {
+  id: "digit",
+  messages: [
     {
-      id: "digit",
-      messages: [
-        {
-          role: "user",
-          content:
-            "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.",
-        },
-      ],
+      role: "user",
+      content: "What number between 0 and 9 am I thinking of right now? You MUST ONLY answer with a single integer.",
     },
   ],
-  reward: (_prompt, text) => (/^[0-9]$/.test(text) ? 1 - Math.abs(Number(text) - TARGET) / 9 : 0),
 };
+
+/** The digit's reward; 0 for anything that is not exactly one digit. */
+function closeness(_prompt: Prompt, text: string): number {
+  return /^[0-9]$/.test(text) ? 1 - Math.abs(Number(text) - TARGET) / 9 : 0;
+}
+
+export const digit = {
+  name: "digit",
+  // There is one prompt: however many are asked for, it is one group.
+  prompts: () => [PROMPT],
+  rewards: { closeness },
+} satisfies Environment;

@@ -1,0 +1,140 @@
+/** Where settings come from and which of them wins; what is refused, and with which hint. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { parseCommand, resumedConfig, savedSettings, type TrainConfig } from "../../src/grpo/config.ts";
+import { trainCommand } from "../../src/grpo/flags.ts";
+import { OBJECTIVES } from "../../src/grpo/objective.ts";
+import { PRESETS } from "../../src/grpo/presets.ts";
+
+const root = mkdtempSync(join(tmpdir(), "config-"));
+const settings = join(root, "settings.json");
+let printed = "";
+beforeAll(() => {
+  vi.spyOn(process.stderr, "write").mockImplementation((text) => {
+    printed += String(text);
+    return true;
+  });
+});
+afterAll(() => {
+  vi.restoreAllMocks();
+  rmSync(root, { recursive: true });
+});
+
+const parse = (flags: string) => {
+  const out = flags.includes("--resume") ? [] : ["--out", join(root, "unused")];
+  return parseCommand(["node", "train", ...out, ...flags.split(" ").filter((flag) => flag !== "")]);
+};
+const configOf = (flags: string): TrainConfig => parse(flags).config;
+
+/** The message that the command line is refused with. */
+function refusal(flags: string): string {
+  printed = "";
+  expect(() => parse(flags), flags).toThrow();
+  return printed.split("\n")[0]!;
+}
+
+describe("flags, file, preset", () => {
+  test("flags go before the file, the file before the preset, the preset before defaults", () => {
+    writeFileSync(settings, JSON.stringify({ trainSteps: 7, rolloutCount: 12, maskTruncated: true }));
+    const config = configOf(`--preset arithmetic --config ${settings} --rollout-count 4`);
+    expect(config).toMatchObject({
+      rolloutCount: 4,
+      trainSteps: 7,
+      maskTruncated: true,
+      environment: "arithmetic",
+      promptsPerStep: PRESETS.arithmetic.promptsPerStep,
+      temperature: 1,
+    });
+  });
+
+  test.each(Object.keys(PRESETS))("preset %s is made of settings that exist and go together", (name) => {
+    expect(configOf(`--preset ${name}`)).toMatchObject(PRESETS[name as keyof typeof PRESETS]);
+  });
+
+  test.each([
+    [{ trainStep: 3 }, 'unknown setting "trainStep". Did you mean trainSteps?'],
+    [{ qwertyuiopasdf: 3 }, 'unknown setting "qwertyuiopasdf"'],
+    [{ trainSteps: "many" }, 'trainSteps "many": must be an integer from 1 up.'],
+    [{ trainSteps: 0 }, "trainSteps 0: must be an integer from 1 up."],
+    [{ trainSteps: [3] }, "trainSteps [3]: must be a number or a text"],
+    [{ maskTruncated: "yes" }, 'maskTruncated "yes": must be true or false'],
+    [{ objective: "ppo" }, 'objective "ppo": Allowed choices are'],
+    [{ out: "x" }, 'unknown setting "out"'],
+  ])("a file with %j is refused", (content, message) => {
+    writeFileSync(settings, JSON.stringify(content));
+    expect(refusal(`--config ${settings}`)).toContain(message);
+  });
+
+  test("a file that is missing, no JSON, or no object says so", () => {
+    expect(() => parse(`--config ${join(root, "none.json")}`)).toThrow(/none\.json: ENOENT/);
+    writeFileSync(settings, "{ trainSteps: 3");
+    expect(() => parse(`--config ${settings}`)).toThrow(/--config .*settings\.json: /);
+    writeFileSync(settings, "[3]");
+    expect(() => parse(`--config ${settings}`)).toThrow(/must hold a JSON object of settings, such as/);
+  });
+
+  test("an unknown flag names the nearest", () => {
+    printed = "";
+    expect(() => parse("--train-step 3")).toThrow();
+    expect(printed).toContain("Did you mean --train-steps?");
+  });
+});
+
+describe("what a run saves", () => {
+  const everyObjective = Object.keys(OBJECTIVES).map((name) => `--objective ${name}`);
+  test.each([...everyObjective, "--preset arithmetic", "--beta 0.1", "--replay groups --delta 3 --objective grpo"])(
+    "can be given to --config again: %s",
+    (flags) => {
+      const config = configOf(flags);
+      writeFileSync(settings, JSON.stringify(savedSettings(config)));
+      expect(configOf(`--config ${settings}`)).toEqual(config);
+      expect(resumedConfig(savedSettings(config), config.out)).toEqual(config);
+    },
+  );
+
+  test("every flag that is a setting is saved or derived", () => {
+    const saved = Object.keys(savedSettings(configOf("--beta 0.1 --delta 3 --objective grpo --off-policy-threshold 1")));
+    const names = trainCommand().options.map((option) => option.attributeName());
+    const notSettings = ["preset", "config", "out", "resume", "stopAt", "dryRun"];
+    const settingNames = names.filter((name) => !notSettings.includes(name) && name !== "ratioLevel");
+    expect(settingNames.filter((name) => !saved.includes(name))).toEqual([]);
+  });
+});
+
+describe("resuming", () => {
+  test("takes the settings of the run, but for those that may change", () => {
+    const config = configOf("--objective dapo --train-steps 9");
+    const resumed = resumedConfig(savedSettings(config), "there", { trainSteps: 20, learningRate: 0.5 });
+    expect(resumed).toEqual({ ...config, out: "there", trainSteps: 20, learningRate: 0.5 });
+  });
+
+  test("knows what was given", () => {
+    expect(parse("--resume runs/x --train-steps 20 --stop-at 3")).toMatchObject({
+      resume: "runs/x", stopAt: 3, given: { trainSteps: 20 },
+    });
+  });
+
+  test.each([
+    ["--resume auto --objective dapo", "--objective cannot change when a run is resumed. Fix: start a new run"],
+    ["--resume auto --seed 3", "--seed cannot change when a run is resumed"],
+    ["--resume auto --preset arithmetic", "--preset does not go with --resume"],
+    ["--resume auto --config x.json", "--config does not go with --resume"],
+  ])("%s is refused", (flags, message) => {
+    expect(refusal(flags)).toContain(message);
+  });
+});
+
+test.each([
+  ["--group-size 30", "no group could be drawn"],
+  ["--rollout-count 1", "--rollout-count must be at least 2"],
+  ["--overlong-buffer 11", "--overlong-buffer 11 exceeds --max-rollout-tokens 10"],
+  ["--replay groups --group-size 5", "--group-size changes nothing with --replay groups"],
+  ["--objective sequence --top-entropy-quantile 0.2", "--top-entropy-quantile weighs tokens"],
+  ["--objective rloo --off-policy-threshold 1", "--off-policy-threshold weighs tokens"],
+  ["--objective rloo --advantage-ddof 0", "--advantage-ddof needs --scale-rewards group or batch"],
+  ["--objective dr_grpo --reward-aggregation normalize-then-sum", "needs group means and --scale-rewards group"],
+])("%s is refused", (flags, message) => {
+  expect(refusal(flags)).toContain(message);
+});

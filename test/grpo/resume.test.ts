@@ -1,0 +1,148 @@
+/**
+ * Stopping and going on, through the entry: 10 train steps straight, 5 and 5 more, and 10 with a kill in between leave
+ * the same weights, moments, state and metrics, to the byte. Signals, and what a resumed run is told.
+ */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { RunState } from "../../src/grpo/run_state.ts";
+import { runEntry, type EntryOptions, type EntryResult } from "../support/run_entry.ts";
+import { makeDigitLoverDirectory } from "../support/tiny_model.ts";
+
+const root = mkdtempSync(join(tmpdir(), "resume-"));
+const model = makeDigitLoverDirectory();
+afterAll(() => [root, model].forEach((directory) => rmSync(directory, { recursive: true })));
+
+const train = (flags: string, options?: EntryOptions): Promise<EntryResult> =>
+  runEntry("grpo/train", flags.split(" "), options);
+
+async function trained(flags: string, options?: EntryOptions): Promise<EntryResult> {
+  const result = await train(flags, options);
+  expect(result.code, result.stderr).toBe(0);
+  return result;
+}
+
+/** Kills the process some milliseconds after stderr says `word`. */
+const killAfter = (word: string, milliseconds: number): EntryOptions => {
+  let armed = false;
+  return {
+    onStderr: (text, child) => {
+      if (armed || !text.includes(word)) return;
+      armed = true;
+      setTimeout(() => child.kill("SIGKILL"), milliseconds);
+    },
+  };
+};
+
+const bytes = (...path: string[]): Buffer => readFileSync(join(...path));
+
+/** Everything that must not depend on where the run was interrupted; the times of steps do. */
+function outcome(run: string) {
+  const last = join(run, "checkpoints", "step-000010");
+  const { state } = JSON.parse(bytes(last, "state.json").toString()) as { state: RunState };
+  return {
+    state,
+    weights: bytes(last, "model", "model.safetensors"),
+    moments: bytes(last, "optimizer.safetensors"),
+    metrics: bytes(run, "metrics.jsonl"),
+    completions: bytes(run, "completions.jsonl"),
+    final: bytes(run, "model", "model.safetensors"),
+  };
+}
+
+const SMALL = "--train-steps 10 --save-every 5 --learning-rate 0.01";
+const TASKS = {
+  digit: `${SMALL} --rollout-count 6 --max-rollout-tokens 2 --grad-updates-per-step 2 --beta 0.01`,
+  arithmetic:
+    `--preset arithmetic ${SMALL} --prompts-per-step 3 --rollout-count 4 --max-rollout-tokens 2 --groups-per-update 3 ` +
+    "--eval-every 4 --eval-prompts 6 --eval-samples 2 --dynamic-sampling 1 --replay-buffer-capacity 20",
+};
+
+describe.each(Object.entries(TASKS))("%s: interrupted or not, the same bytes", (name, task) => {
+  const run = (kind: string): string => join(root, `${name}-${kind}`);
+  const flags = (kind: string): string => `--model ${model} --out ${run(kind)} ${task}`;
+  beforeAll(async () => {
+    await trained(flags("straight"));
+  }, 60_000);
+
+  test("5 + resume + 5", async () => {
+    const { stderr } = await trained(`${flags("halves")} --stop-at 5`);
+    expect(stderr).toContain(`Go on: npx tsx src/grpo/train.ts --resume ${run("halves")}`);
+    expect(readdirSync(run("halves"))).not.toContain("model");
+    await trained(`--resume ${run("halves")}`);
+    expect(outcome(run("halves"))).toEqual(outcome(run("straight")));
+  }, 60_000);
+
+  test("5 + kill -9 + resume", async () => {
+    const killed = await train(flags("killed"), killAfter("step-000005", 300));
+    expect(killed.code).toBeNull();
+    expect(readdirSync(run("killed"))).not.toContain("model");
+    const { stderr } = await trained(`--resume ${run("killed")}`);
+    expect(stderr).toMatch(/resumed: .*step-000005, after train step 5/);
+    expect(outcome(run("killed"))).toEqual(outcome(run("straight")));
+  }, 60_000);
+
+  test("the run of another seed differs: the checks above can fail", async () => {
+    await trained(`${flags("other")} --seed 2`);
+    expect(outcome(run("other")).metrics.equals(outcome(run("straight")).metrics)).toBe(false);
+  }, 60_000);
+});
+
+describe("signals", () => {
+  /** Sends a signal when the run has begun; `again` milliseconds later the same once more. */
+  const send = (signal: NodeJS.Signals, again?: number): EntryOptions => {
+    let sent = false;
+    return {
+      onStderr: (text, child) => {
+        if (sent || !text.includes("run: ")) return;
+        sent = true;
+        setTimeout(() => child.kill(signal), 400);
+        if (again !== undefined) setTimeout(() => child.kill(signal), 400 + again);
+      },
+    };
+  };
+  const flags = (out: string): string =>
+    `--model ${model} --out ${join(root, out)} --train-steps 400 --rollout-count 6 --max-rollout-tokens 2`;
+
+  test.each([["SIGINT", 130], ["SIGTERM", 143]] as const)("%s: finishes the step, saves, says how to go on", async (
+    signal, code,
+  ) => {
+    const result = await train(flags(signal), send(signal));
+    expect(result.code, result.stderr).toBe(code);
+    expect(result.stderr).toMatch(/stopped after train step \d+\. Go on: npx tsx src\/grpo\/train\.ts --resume /);
+    const { stderr } = await trained(`--resume ${join(root, signal)} --train-steps 1`);
+    expect(stderr).toContain("changed on resume: trainSteps 400 -> 1");
+    expect(readdirSync(join(root, signal))).toContain("model");
+  }, 60_000);
+
+  test("a second one leaves at once, and nothing unfinished", async () => {
+    const result = await train(flags("twice"), send("SIGINT", 5));
+    expect(result.code).toBe(130);
+    const run = join(root, "twice");
+    const checkpoints = readdirSync(run).includes("checkpoints") ? readdirSync(join(run, "checkpoints")) : [];
+    expect(checkpoints.filter((name) => name.startsWith("step-"))).toEqual([]);
+  }, 60_000);
+});
+
+describe("what a resumed run is told", () => {
+  test("a finished run has nothing left to do, and stays as it is", async () => {
+    const run = join(root, "digit-straight");
+    const before = outcome(run);
+    await trained(`--resume ${run}`);
+    expect(outcome(run)).toEqual(before);
+  }, 30_000);
+
+  test("more train steps may follow a finished run", async () => {
+    const run = join(root, "digit-halves");
+    await trained(`--resume ${run} --train-steps 11`);
+    expect(readFileSync(join(run, "metrics.jsonl"), "utf8")).toContain('"step":11');
+  }, 30_000);
+
+  test("no checkpoint: one line, exit code 3", async () => {
+    const { code, errors } = await train(`--resume ${join(root, "nothing")}`);
+    expect(code).toBe(3);
+    expect(errors).toHaveLength(1);
+    expect(errors[0]).toMatch(/no valid checkpoint at .*nothing.*Fix: give the folder of a run/);
+  }, 30_000);
+});
