@@ -33,7 +33,7 @@ export interface RunConsole {
   start(facts: RunFacts): void;
   phase(name: Phase, trainStep: number): void;
   reply(reward: Reward, text: string): void;
-  /** A gradient step is done; `skipped`: it had nothing to learn from and left the weights alone. */
+  /** A gradient step is done; `skipped`: it was not finite and left the weights alone. */
   update(at: { trainStep: number; gradStep: number; objective: number; skipped: boolean }): void;
   stepDone(record: StepReward): void;
   evaluated(evaluation: Evaluation): void;
@@ -149,7 +149,7 @@ export function openConsole({ stdout, stderr, env }: ConsoleStreams = process): 
       lastObjective = sixDecimals(objective);
       const at = `${gradSteps}/${facts!.gradUpdatesPerStep} in train step ${trainStep + 1}/${facts!.trainSteps}`;
       toStdout(`Grad step ${at} completed. Objective: ${lastObjective}`);
-      if (skipped) toStderr(`note: grad step ${at} had nothing to learn from: the weights stay as they are`);
+      if (skipped) toStderr(`note: grad step ${at} was not finite: skipped, the weights stay as they are`);
     },
     stepDone(record) {
       rewards.push(record);

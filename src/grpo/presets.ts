@@ -9,17 +9,17 @@ export const PRESETS = {
   arithmetic: {
     environment: "arithmetic",
     objective: "dapo",
-    trainSteps: 60,
-    promptsPerStep: 16,
+    trainSteps: 100,
+    promptsPerStep: 32,
     rolloutCount: 8,
     maxRolloutTokens: 6,
     replay: "groups",
-    groupsPerUpdate: 16,
+    groupsPerUpdate: 32,
     gradUpdatesPerStep: 1,
     learningRate: 3e-4,
     maxGradNorm: 1,
-    evalEvery: 20,
-    saveEvery: 20,
+    evalEvery: 25,
+    saveEvery: 25,
   },
   /** Reach a number with others, in <answer> tags: for a capable model on a GPU. */
   countdown: {

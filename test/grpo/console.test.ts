@@ -95,7 +95,7 @@ const STDOUT_LINES = [
   "Grad step 2/2 in train step 1/3 completed. Objective: -0.250000",
 ];
 const STDERR_LINES = [
-  "note: grad step 2/2 in train step 1/3 had nothing to learn from: the weights stay as they are",
+  "note: grad step 2/2 in train step 1/3 was not finite: skipped, the weights stay as they are",
   "warning: no answer ended (train step 1): raise it",
   "Held-out accuracy after train step 1: 61.3 %; right among several answers: 80.0 %",
 ];
