@@ -16,7 +16,7 @@ export const PRESETS = {
     replay: "groups",
     groupsPerUpdate: 32,
     gradUpdatesPerStep: 1,
-    learningRate: 3e-4,
+    learningRate: 2e-4,
     maxGradNorm: 1,
     evalEvery: 25,
     saveEvery: 25,
