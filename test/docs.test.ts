@@ -251,7 +251,7 @@ test("the page of derivations names code: the check above sees it", () => {
 });
 
 test.each(["README.md", "docs/derivations.md"])("%s: code that it quotes is the program's", (path) => {
-  const lines = new Set(allFiles.filter((file) => /^(src|test).*\.(ts|wgsl)$/.test(file)).flatMap((file) => {
+  const lines = new Set(allFiles.filter((file) => /^(src|test|examples).*\.(ts|wgsl)$/.test(file)).flatMap((file) => {
     return readText(file).split("\n").map((line) => line.trim());
   }));
   const quoted = [...pageOf(path).matchAll(/^```(?:ts|wgsl)\n(.*?)^```/gms)].flatMap(([, block]) => block!.split("\n"));

@@ -83,7 +83,7 @@ async function main(): Promise<void> {
 /** The algorithm. */
 async function train(run: Run, view: RunConsole, isStopped: () => boolean): Promise<void> {
   const { config, task, model, buffer, log, state } = run;
-  if (state.trainStep === 0) await evaluatePolicy(run, view);
+  if (state.trainStep === 0 && state.accuracy === null) await evaluatePolicy(run, view);
 
   while (state.trainStep < config.trainSteps && !isStopped()) {
     const { trainStep } = state;
@@ -104,6 +104,7 @@ async function train(run: Run, view: RunConsole, isStopped: () => boolean): Prom
     for (let gradStep = 0; gradStep < config.gradUpdatesPerStep && buffer.size > 0; gradStep++) {
       updates.push(await update(run, view, gradStep));
     }
+    if (updates.length === 0) view.note("note: no group to learn from yet: no gradient step");
 
     state.trainStep += 1;
     state.meanRewards = [...state.meanRewards, rolloutRecord.reward];
