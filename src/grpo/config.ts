@@ -191,6 +191,13 @@ export function savedSettings(config: TrainConfig): Record<string, unknown> {
   return Object.fromEntries(Object.entries(settings).filter(([key]) => !idle.includes(key)));
 }
 
+/** One line for people: the settings that are not the default run's. */
+export function describeSettings(config: TrainConfig): string {
+  const defaults = savedSettings(parseCommand(["node", "train", "--dry-run"]).config);
+  const changed = Object.entries(savedSettings(config)).filter(([key, value]) => defaults[key] !== value);
+  return changed.length === 0 ? "the defaults" : changed.map(([key, value]) => `${key} ${String(value)}`).join(", ");
+}
+
 /** Puts settings of a file or preset in place of defaults, checked as flags are; flags stay. */
 function apply(program: Command, settings: Readonly<Record<string, unknown>>, source: string): void {
   const options = program.options.filter((option) => !NOT_SETTINGS.includes(option.attributeName()));

@@ -14,7 +14,7 @@ import { gib } from "../model/memory_estimate.ts";
 import { checkLengths } from "../model/sampler.ts";
 import { resumableRandom } from "../random.ts";
 import { describeGpu, gpu, openGpu } from "../tensor/device.ts";
-import { resumedConfig, savedSettings, type TrainCommand, type TrainConfig } from "./config.ts";
+import { describeSettings, resumedConfig, savedSettings, type TrainCommand, type TrainConfig } from "./config.ts";
 import type { Task } from "./environment.ts";
 import { OBJECTIVES } from "./objective.ts";
 import { disposeCopy, copyPolicy } from "./policy_copy.ts";
@@ -107,6 +107,7 @@ export async function openRun(command: TrainCommand): Promise<Run> {
       ...(config.evalEvery > 0 && heldOut.length === 0
         ? [`note: environment ${task.name} has no held-out prompts: --eval-every does nothing`]
         : []),
+      `settings: ${describeSettings(config)}`,
       ...(found ? resumeNotes(found, given) : []),
       ...(command.dryRun ? [] : [`run: ${config.out}`]),
     ],

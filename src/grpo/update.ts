@@ -11,7 +11,7 @@ import * as ops from "../autograd/ops.ts";
 import type { Variable } from "../autograd/variable.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { scopeAsync } from "../tensor/memory.ts";
-import { read, readAll } from "../tensor/tensor.ts";
+import { readAll, type Tensor } from "../tensor/tensor.ts";
 import { advantages, decoupledAdvantages, type AdvantageOptions } from "./advantage.ts";
 import { completionLogProbs, readLogProbs } from "./completion_log_probs.ts";
 import { objectiveOptions, type TrainConfig } from "./config.ts";
@@ -56,19 +56,25 @@ export async function gradientStep(
   const microBatches = Math.ceil(experiences.length / size);
   const step = { ...wholeStep({ mask }, config.maxRolloutTokens), microBatches };
 
+  const applyGradients = (): Tensor => {
+    const { gradNorm } = optimizer.step(learningRate);
+    zeroGrad(model.parameters.values());
+    return gradNorm;
+  };
   const parts: MicroBatchResult[] = [];
   for (let start = 0; start < experiences.length; start += size) {
     const rows = <T>(all: readonly T[]): readonly T[] => all.slice(start, start + size);
-    parts.push(await microBatch(model, rows(experiences), rows(mask), rows(completionAdvantages), step, config));
+    const finish = start + size >= experiences.length ? applyGradients : null;
+    parts.push(
+      await microBatch(model, rows(experiences), rows(mask), rows(completionAdvantages), step, config, finish),
+    );
   }
-  const gradNorm = await read(optimizer.step(learningRate).gradNorm);
-  zeroGrad(model.parameters.values());
 
   const readback = joinReadbacks(parts);
   const options = objectiveOptions(config);
   return {
     objective: parts.reduce((sum, { objective }) => sum + objective, 0),
-    gradNorm: gradNorm[0]!,
+    gradNorm: parts.at(-1)!.finished!,
     metrics: step.tokens === 0
       ? {}
       : lossMetrics(config.objective, readback, { mask, advantages: completionAdvantages }, options),
@@ -79,9 +85,14 @@ interface MicroBatchResult extends LossReadback {
   readonly objective: number;
   /** Completions. */
   readonly rows: number;
+  /** What `finish` gave; null without it. */
+  readonly finished: number | null;
 }
 
-/** Forward and backward of some of a step's completions: adds to the parameters' gradients. */
+/**
+ * Forward and backward of some of a step's completions: adds to the parameters' gradients. `finish` follows backward
+ * within the same submission, so that its result [1] is read back with the others.
+ */
 async function microBatch(
   model: Gpt,
   experiences: readonly Experience[],
@@ -89,6 +100,7 @@ async function microBatch(
   completionAdvantages: readonly number[],
   step: StepSize,
   config: UpdateConfig,
+  finish: (() => Tensor) | null,
 ): Promise<MicroBatchResult> {
   const longest = Math.max(...experiences.map(({ completionIds }) => completionIds.length));
   const options = objectiveOptions(config);
@@ -110,9 +122,17 @@ async function microBatch(
       total = ops.add(value, ops.mulScalar(entropyBonus(entropies, mask, step.tokens), config.entropyBonus));
     }
     backward(total);
-    const outputs = [total.value, ratio, policy.entropy.value, ...(kl ? [kl] : [])];
-    const [objective, ratios, entropies, kls = null] = (await readAll(outputs)) as Float32Array[];
-    return { objective: objective![0]!, ratio: ratios!, entropies: entropies!, kl: kls, rows: experiences.length };
+    const finished = finish?.() ?? null;
+    const outputs = [total.value, ratio, policy.entropy.value, ...(finished ? [finished] : []), ...(kl ? [kl] : [])];
+    const [objective, ratios, entropies, ...rest] = (await readAll(outputs)) as Float32Array[];
+    return {
+      objective: objective![0]!,
+      ratio: ratios!,
+      entropies: entropies!,
+      finished: finished ? rest.shift()![0]! : null,
+      kl: rest[0] ?? null,
+      rows: experiences.length,
+    };
   });
 }
 

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { parseCommand, resumedConfig, savedSettings, type TrainConfig } from "../../src/grpo/config.ts";
+import { describeSettings, parseCommand, resumedConfig, savedSettings, type TrainConfig } from "../../src/grpo/config.ts";
 import { trainCommand } from "../../src/grpo/flags.ts";
 import { OBJECTIVES } from "../../src/grpo/objective.ts";
 import { PRESETS } from "../../src/grpo/presets.ts";
@@ -101,6 +101,11 @@ describe("what a run saves", () => {
     const settingNames = names.filter((name) => !notSettings.includes(name) && name !== "ratioLevel");
     expect(settingNames.filter((name) => !saved.includes(name))).toEqual([]);
   });
+});
+
+test("a line says what is not the default", () => {
+  expect(describeSettings(configOf(""))).toBe("the defaults");
+  expect(describeSettings(configOf("--objective dapo --seed 3"))).toBe("seed 3, objective dapo");
 });
 
 describe("resuming", () => {
