@@ -6,15 +6,17 @@ import { matmul } from "../src/tensor/matmul.ts";
 import { scopeAsync } from "../src/tensor/memory.ts";
 import { softmax } from "../src/tensor/softmax.ts";
 import { reshape, tensor, type Tensor } from "../src/tensor/tensor.ts";
-import { medianMilliseconds, type Row } from "./table.ts";
+import { timedKernel, type Bench, type Work } from "./measure.ts";
+import type { Row } from "./table.ts";
 
 const KV_HEADS = 2;
 const HEAD_SIZE = 32;
+const HEADS = 6;
 
-const shapes: readonly { name: string; batch: number; queries: number; keys: number; heads: number }[] = [
-  { name: "training", batch: 8, queries: 64, keys: 64, heads: 4 },
-  { name: "training", batch: 16, queries: 128, keys: 128, heads: 6 },
-  { name: "decoding", batch: 25, queries: 1, keys: 64, heads: 6 },
+const SHAPES: readonly { name: string; batch: number; queries: number; keys: number }[] = [
+  { name: "training", batch: 8, queries: 64, keys: 64 },
+  { name: "training", batch: 16, queries: 128, keys: 128 },
+  { name: "decoding", batch: 25, queries: 1, keys: 64 },
 ];
 
 function wave(shape: readonly number[]): Tensor {
@@ -33,24 +35,30 @@ function composed(q: Tensor, k: Tensor, v: Tensor): Tensor {
   return permute(matmul(softmax(scores), headsFirst(v)), [0, 3, 1, 2, 4]);
 }
 
-/** One row per shape; milliseconds of forward, backward and the composed forward pass. */
-export async function benchAttention(): Promise<Row[]> {
+/** Three rows per shape: forward, backward, and the composed forward pass, which computes the masked half too. */
+export async function benchAttention(bench: Bench): Promise<Row[]> {
   const rows: Row[] = [];
-  for (const { name, batch, queries, keys, heads } of shapes) {
+  for (const { name, batch, queries, keys } of bench.quick ? SHAPES.slice(0, 1) : SHAPES) {
     await scopeAsync(async () => {
-      const q = wave([batch, queries, heads, HEAD_SIZE]);
+      const q = wave([batch, queries, HEADS, HEAD_SIZE]);
       const [k, v] = [wave([batch, keys, KV_HEADS, HEAD_SIZE]), wave([batch, keys, KV_HEADS, HEAD_SIZE])];
       const options = { queryStart: tensor(new Uint32Array(batch).fill(keys - queries)) };
       const { y, logSumExp } = attention(q, k, v, options);
-      const forward = await medianMilliseconds(() => void attention(q, k, v, options));
-      const backward = await medianMilliseconds(() => void attentionBackward({ q, k, v, y, logSumExp }, y, options));
-      const unfused = await medianMilliseconds(() => void composed(q, k, v));
-      rows.push({
-        shape: name, batch: `${batch}`, queries: `${queries}`, keys: `${keys}`,
-        heads: `${heads}/${KV_HEADS} x ${HEAD_SIZE}`,
-        "forward ms": forward, "backward ms": backward,
-        "composed forward ms": unfused, "composed / fused": unfused / forward,
+      const pairs = queries * (keys - (queries - 1) / 2);
+      const flops = 4 * batch * HEADS * HEAD_SIZE * pairs;
+      const request = { op: "attention", batch, queries, keys, heads: HEADS, kvHeads: KV_HEADS, headSize: HEAD_SIZE };
+      const add = async (pass: string, body: () => void, work: Work): Promise<void> => {
+        const shape = `${batch} x ${queries} x ${keys}`;
+        const columns = await timedKernel(bench, body, work);
+        rows.push({ attention: name, "batch x queries x keys": shape, pass, ...columns });
+      };
+      await add("forward", () => void attention(q, k, v, options), {
+        flops, torch: { ...request, backward: false },
       });
+      await add("backward", () => void attentionBackward({ q, k, v, y, logSumExp }, y, options), {
+        flops: 2.5 * flops, torch: { ...request, backward: true },
+      });
+      await add("forward, composed", () => void composed(q, k, v), { flops });
     });
   }
   return rows;

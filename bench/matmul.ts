@@ -1,64 +1,94 @@
-/** Speed of the matrix products, in GFLOPS: cubes, and the products of a training step of the small model. */
-import { chooseVariant, matmul, type MatmulLaunchOptions, type MatmulVariant } from "../src/tensor/matmul.ts";
+/** Speed of the matrix products: cubes, the thin products of decoding and of groups, and every kernel's own table. */
+import { chooseVariant, matmul, runnableVariants, type MatmulVariant } from "../src/tensor/matmul.ts";
 import { scopeAsync } from "../src/tensor/memory.ts";
 import { tensor, type Tensor } from "../src/tensor/tensor.ts";
-import { medianMilliseconds, type Row } from "./table.ts";
+import { kernelTimer, takeTurns, timedKernel, type Bench, type Timer } from "./measure.ts";
+import type { Row } from "./table.ts";
 
 type Layout = "NN" | "NT" | "TN";
-const layouts: readonly Layout[] = ["NN", "NT", "TN"];
+const LAYOUTS: readonly Layout[] = ["NN", "NT", "TN"];
 
-/** Rows, inner size and columns of the model's products, and the layout it uses them in. */
-const products: readonly { name: string; m: number; k: number; n: number; layout: Layout }[] = [
-  { name: "decode, 5 sequences", m: 5, k: 192, n: 512, layout: "NT" },
-  { name: "decode, 25 sequences", m: 25, k: 192, n: 512, layout: "NT" },
-  { name: "projection", m: 1024, k: 192, n: 192, layout: "NT" },
-  { name: "MLP up", m: 1024, k: 192, n: 512, layout: "NT" },
-  { name: "MLP down", m: 1024, k: 512, n: 192, layout: "NT" },
-  { name: "MLP, weight gradient", m: 512, k: 1024, n: 192, layout: "TN" },
-  { name: "head", m: 1024, k: 192, n: 2048, layout: "NT" },
-  { name: "head, input gradient", m: 1024, k: 2048, n: 192, layout: "NN" },
-  { name: "head, weight gradient", m: 2048, k: 1024, n: 192, layout: "TN" },
+interface Product {
+  readonly m: number;
+  readonly k: number;
+  readonly n: number;
+  readonly layout: Layout;
+}
+
+/** Cubes, and what a model of width 192 multiplies for 5, 25 and 200 tokens: projections, MLP and head. */
+function products(quick: boolean): Product[] {
+  const cubes = (quick ? [256, 512] : [256, 512, 1024]).map((side) => ({ m: side, k: side, n: side }));
+  const thin = [5, 25, 200].flatMap((m) => (quick ? [512] : [192, 512, 2048]).map((n) => ({ m, k: 192, n })));
+  const layouts = quick ? (["NT"] as const) : LAYOUTS;
+  return [...cubes, ...thin].flatMap((shape) => layouts.map((layout) => ({ ...shape, layout })));
+}
+
+/** The products of a training step of that model on 512 tokens, and of decoding, in the layout they come in. */
+const MODEL_PRODUCTS: readonly (Product & { name: string })[] = [
+  { name: "decode, 5 rows", m: 5, k: 192, n: 512, layout: "NT" },
+  { name: "decode, 25 rows", m: 25, k: 192, n: 512, layout: "NT" },
+  { name: "projection", m: 512, k: 192, n: 192, layout: "NT" },
+  { name: "MLP up", m: 512, k: 192, n: 512, layout: "NT" },
+  { name: "MLP down", m: 512, k: 512, n: 192, layout: "NT" },
+  { name: "MLP, weight gradient", m: 512, k: 512, n: 192, layout: "TN" },
+  { name: "head", m: 512, k: 192, n: 2048, layout: "NT" },
+  { name: "head, input gradient", m: 512, k: 2048, n: 192, layout: "NN" },
+  { name: "head, weight gradient", m: 2048, k: 512, n: 192, layout: "TN" },
 ];
 
 function ramp(shape: readonly [number, number]): Tensor {
   return tensor(Float32Array.from({ length: shape[0] * shape[1] }, (_, i) => ((i * 7) % 13) / 13 - 0.5), shape);
 }
 
-async function gigaflops(m: number, k: number, n: number, layout: Layout, variant?: MatmulVariant): Promise<number> {
+/** Runs `body` with what launches the product, by the kernel that is chosen for it or by another one. */
+async function withProduct<T>(
+  { m, k, n, layout }: Product,
+  body: (launch: (variant?: MatmulVariant) => void) => Promise<T>,
+): Promise<T> {
   return scopeAsync(async () => {
     const a = ramp(layout === "TN" ? [k, m] : [m, k]);
     const b = ramp(layout === "NT" ? [n, k] : [k, n]);
-    const options: MatmulLaunchOptions = {
-      transposeA: layout === "TN",
-      transposeB: layout === "NT",
-      ...(variant && { variant }),
-    };
-    return (2 * m * k * n) / (await medianMilliseconds(() => void matmul(a, b, options))) / 1e6;
+    const transposes = { transposeA: layout === "TN", transposeB: layout === "NT" };
+    return body((variant) => void matmul(a, b, { ...transposes, ...(variant && { variant }) }));
   });
 }
 
+async function timeProduct(bench: Bench, product: Product): Promise<Row> {
+  const { m, k, n, layout } = product;
+  return withProduct(product, (launch) =>
+    timedKernel(bench, launch, { flops: 2 * m * k * n, torch: { op: "matmul", m, k, n, layout } }));
+}
+
+const shapeOf = ({ m, k, n }: Product): string => `${m} x ${k} x ${n}`;
+
 /** One row per product: its layout, kernel and speed. */
-export async function benchMatmul(): Promise<Row[]> {
-  const cubes = [256, 512, 1024].flatMap((side) =>
-    layouts.map((layout) => ({ name: `cube ${side}`, m: side, k: side, n: side, layout })));
+export async function benchMatmul(bench: Bench): Promise<Row[]> {
   const rows: Row[] = [];
-  for (const { name, m, k, n, layout } of [...cubes, ...products]) {
-    const speed = await gigaflops(m, k, n, layout);
-    rows.push({ product: name, "m x k x n": `${m} x ${k} x ${n}`, layout, kernel: chooseVariant(m), GFLOPS: speed });
+  for (const product of products(bench.quick)) {
+    const { m, layout } = product;
+    rows.push({
+      "m x k x n": shapeOf(product), layout, kernel: chooseVariant(m), ...(await timeProduct(bench, product)),
+    });
   }
   return rows;
 }
 
-/** One row per product of the model, one column per kernel that this adapter can run: the table of `chooseVariant`. */
-export async function benchMatmulVariants(): Promise<Row[]> {
-  const subgroups: MatmulVariant[] = chooseVariant(9) === "shared64x64" ? [] : ["subgroup8x64", "subgroup32x32"];
+/** GFLOPS by kernel that this adapter can run, measured in turn, and the fastest: what `chooseVariant` goes by. */
+export async function benchMatmulVariants(bench: Bench): Promise<Row[]> {
+  const variants = runnableVariants();
   const rows: Row[] = [];
-  for (const { name, m, k, n, layout } of products) {
-    const row: Record<string, string | number> = { product: name, "m x k x n": `${m} x ${k} x ${n}`, layout };
-    for (const variant of [...subgroups, "shared64x64"] as const) {
-      row[variant] = await gigaflops(m, k, n, layout, variant);
-    }
-    rows.push(row);
+  for (const product of bench.quick ? MODEL_PRODUCTS.slice(0, 3) : MODEL_PRODUCTS) {
+    const { name, m, k, n, layout } = product;
+    const speeds = await withProduct(product, async (launch) => {
+      const timers: Timer[] = [];
+      for (const variant of variants) timers.push(await kernelTimer(() => launch(variant)));
+      return (await takeTurns(timers, 3 * bench.runs)).map(({ best }) => (2 * m * k * n) / best / 1e6);
+    });
+    rows.push({
+      product: name, "m x k x n": shapeOf(product), layout,
+      ...Object.fromEntries(variants.map((variant, i) => [variant, speeds[i]!])),
+      fastest: variants[speeds.indexOf(Math.max(...speeds))]!, chosen: chooseVariant(m),
+    });
   }
   return rows;
 }

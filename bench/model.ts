@@ -1,59 +1,108 @@
-/** Milliseconds of the model in `weights/`: a training step of each kind, and batched decoding. */
+/** Whole calls: a training step and decoding of the benchmarks' model, a gradient step of the one in weights/. */
 import { adamw } from "../src/autograd/adamw.ts";
 import { backward, zeroGrad } from "../src/autograd/backward.ts";
 import { parseConfig } from "../src/grpo/config.ts";
-import { advantagesOf, gradientStep } from "../src/grpo/update.ts";
 import type { Experience } from "../src/grpo/rollout.ts";
-import { loadChatModel } from "../src/model/chat_model.ts";
-import type { Gpt } from "../src/model/gpt.ts";
+import { advantagesOf, gradientStep } from "../src/grpo/update.ts";
+import { DEFAULT_MODEL, loadChatModel } from "../src/model/chat_model.ts";
+import { disposeGpt, type Gpt } from "../src/model/gpt.ts";
 import { nextTokenLoss } from "../src/model/pretrain_loss.ts";
 import { sampleCompletions } from "../src/model/sampler.ts";
-import { memoryStats, resetPeak, scopeAsync } from "../src/tensor/memory.ts";
-import { recorderStats } from "../src/tensor/recorder.ts";
+import { scopeAsync } from "../src/tensor/memory.ts";
 import { readAll } from "../src/tensor/tensor.ts";
-import { median, type Row } from "./table.ts";
+import { decodeCost, trainingCost } from "./cost.ts";
+import { timedCall, type Bench } from "./measure.ts";
+import { BENCH_MODEL, randomGpt, someIds } from "./model_config.ts";
+import type { Row } from "./table.ts";
 
-const RUNS = 5;
-const DECODE = { sequences: 25, prompt: 32, tokens: 10 };
+export const BATCH = 8;
+export const TIME = 64;
+/** Twenty-five completions of ten tokens, as in the reference experiment. */
+export const DECODE = { samples: 25, prompt: 32, tokens: 10 };
 
-/** One row per workload: median milliseconds of whole calls (upload and readback included), dispatches, peak memory. */
-export async function benchModel(directory: string): Promise<Row[]> {
-  const { model } = loadChatModel(directory);
+interface Training {
+  readonly step: (batch: number, time: number) => Promise<unknown>;
+  readonly dispose: () => void;
+}
+
+/** Steps on [batch, time] tokens as pretraining takes them: loss, backward, AdamW with clipping, one readback. */
+export function trainingStep(model: Gpt): Training {
   const parameters = [...model.parameters.values()];
-  const ids = (count: number): number[] => Array.from({ length: count }, (_, i) => (i * 37) % 256);
-
-  const pretrainOptimizer = adamw(parameters, { maxGradNorm: 1 });
-  const pretrainStep = (): Promise<unknown> =>
+  const optimizer = adamw(parameters, { maxGradNorm: 1 });
+  const step = (batch: number, time: number): Promise<unknown> =>
     scopeAsync(async () => {
-      const loss = nextTokenLoss(model, Uint32Array.from(ids(8 * 64)), 8, 64);
+      const loss = nextTokenLoss(model, Uint32Array.from(someIds(batch * time)), batch, time);
       backward(loss);
-      const { gradNorm } = pretrainOptimizer.step(0);
+      const { gradNorm } = optimizer.step(1e-5);
       zeroGrad(parameters);
       return readAll([loss.value, gradNorm]);
     });
+  return { step, dispose: optimizer.dispose };
+}
 
-  const group = grpoGroup(ids);
-  const grpoOptimizer = adamw(parameters, { maximize: true });
-  const config = parseConfig(["node", "bench"]);
-  const advantages = advantagesOf([group], group, config);
-  const grpoStep = (): Promise<unknown> => gradientStep(model, grpoOptimizer, group, advantages, 0, config);
+/** Samples completions of different prompts of one length, ten tokens to a readback. */
+export function decode(model: Gpt, prompts: number, samples: number, prompt: number, tokens: number): Promise<unknown> {
+  const ids = Array.from({ length: prompts }, (_, i) => someIds(prompt, i));
+  return sampleCompletions(model, ids, samples, {
+    maxNewTokens: tokens, temperature: 1, seed: 1, endIds: [], tokensPerReadback: 10,
+  });
+}
 
-  const rows = [
-    await measure("pretraining step, 8 x 64 tokens", pretrainStep),
-    await measure("GRPO gradient step, 5 x (32 + 10) tokens", grpoStep),
-    ...(await decodeRows(model, ids)),
-  ];
-  pretrainOptimizer.dispose();
-  grpoOptimizer.dispose();
+/** One row per workload: medians of whole calls (upload and readback included), dispatches, submits, peak memory. */
+export async function benchModel(bench: Bench): Promise<Row[]> {
+  const config = BENCH_MODEL;
+  const model = randomGpt(config);
+  const { step, dispose } = trainingStep(model);
+  const rows: Row[] = [{
+    workload: `training step, ${BATCH} x ${TIME} tokens`,
+    ...(await timedCall(bench, () => step(BATCH, TIME), {
+      ...trainingCost(config, BATCH, TIME), torch: { op: "trainingStep", config, batch: BATCH, time: TIME },
+    })),
+  }];
+  dispose();
+  const { samples, prompt, tokens } = DECODE;
+  for (const [prompts, each, name] of [[1, samples, "one prompt"], [samples, 1, "prompts of their own"]] as const) {
+    rows.push({
+      workload: `decode ${tokens} tokens, ${samples} rows, ${name} of ${prompt}`,
+      ...(await timedCall(bench, () => decode(model, prompts, each, prompt, tokens), {
+        ...decodeCost(config, prompts, each, prompt, tokens),
+        torch: { op: "decode", config, prompts, samples: each, prompt, tokens },
+      })),
+    });
+  }
+  rows.push({
+    workload: `of that: prefill and first token, one prompt`,
+    ...(await timedCall(bench, () => decode(model, 1, samples, prompt, 1), decodeCost(config, 1, samples, prompt, 1))),
+  });
+  disposeGpt(model);
+  rows.push(await gradientStepRow(bench));
   return rows;
 }
 
-/** Five completions of ten tokens with unequal rewards, so that the gradient is not zero. */
-function grpoGroup(ids: (count: number) => number[]): Experience[] {
-  return Array.from({ length: 5 }, (_, i) => ({
+/** A gradient step of the reference experiment: five completions of ten tokens to one prompt. */
+async function gradientStepRow(bench: Bench): Promise<Row> {
+  const { model } = loadChatModel(DEFAULT_MODEL);
+  const config = parseConfig(["node", "bench"]);
+  const optimizer = adamw([...model.parameters.values()], { maximize: true });
+  const group = grpoGroup(config.groupSize);
+  const advantages = advantagesOf([group], group, config);
+  // The shared prompt once, then the completions: what the model must see at the least.
+  const cost = trainingCost(model.config, 1, DECODE.prompt + config.groupSize * DECODE.tokens);
+  const row = {
+    workload: `gradient step of the experiment, ${config.groupSize} x ${DECODE.tokens} tokens`,
+    ...(await timedCall(bench, () => gradientStep(model, optimizer, group, advantages, 0, config), cost)),
+  };
+  optimizer.dispose();
+  disposeGpt(model);
+  return row;
+}
+
+/** Completions with unequal rewards, so that the gradient is not zero. */
+function grpoGroup(size: number): Experience[] {
+  return Array.from({ length: size }, (_, i) => ({
     prompt: { id: "bench", messages: [] },
-    promptIds: ids(DECODE.prompt),
-    completionIds: ids(DECODE.tokens),
+    promptIds: someIds(DECODE.prompt),
+    completionIds: someIds(DECODE.tokens, i),
     logProbs: new Array<number>(DECODE.tokens).fill(-1),
     ended: false,
     text: "",
@@ -62,47 +111,4 @@ function grpoGroup(ids: (count: number) => number[]): Experience[] {
     trainStep: 0,
     group: "bench",
   }));
-}
-
-/** Decoding of all tokens, and of one step: the difference between ten tokens and one, divided by nine. */
-async function decodeRows(model: Gpt, ids: (count: number) => number[]): Promise<Row[]> {
-  const decode = (tokens: number) => (): Promise<unknown> =>
-    sampleCompletions(model, [ids(DECODE.prompt)], DECODE.sequences, {
-      maxNewTokens: tokens,
-      temperature: 1,
-      seed: 1,
-      endIds: [],
-      tokensPerReadback: tokens,
-    });
-  const name = `${DECODE.sequences} sequences, prompt ${DECODE.prompt}`;
-  const all = await measure(`decode ${DECODE.tokens} tokens, ${name}`, decode(DECODE.tokens));
-  const first = await measure(`decode 1 token (prefill), ${name}`, decode(1));
-  const step = (Number(all.ms) - Number(first.ms)) / (DECODE.tokens - 1);
-  const dispatches = (Number(all.dispatches) - Number(first.dispatches)) / (DECODE.tokens - 1);
-  return [
-    all,
-    first,
-    { ...first, workload: `one batched decode step, ${DECODE.sequences} sequences`, ms: step, dispatches, submits: 0 },
-  ];
-}
-
-async function measure(workload: string, body: () => Promise<unknown>): Promise<Row> {
-  await body(); // compiles
-  await body();
-  resetPeak();
-  const before = recorderStats();
-  const times: number[] = [];
-  for (let run = 0; run < RUNS; run++) {
-    const start = performance.now();
-    await body();
-    times.push(performance.now() - start);
-  }
-  const after = recorderStats();
-  return {
-    workload,
-    ms: median(times),
-    dispatches: (after.dispatches - before.dispatches) / RUNS,
-    submits: (after.submits - before.submits) / RUNS,
-    "peak MiB": memoryStats().peakBytes / 2 ** 20,
-  };
 }

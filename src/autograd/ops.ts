@@ -11,7 +11,7 @@ import * as el from "../tensor/elementwise.ts";
 import * as embeddingKernels from "../tensor/embedding.ts";
 import * as layout from "../tensor/layout.ts";
 import * as layerNormKernels from "../tensor/layer_norm.ts";
-import { matmul as matmulKernel, type MatmulOptions } from "../tensor/matmul.ts";
+import { matmul as matmulKernel, type Addends, type MatmulOptions } from "../tensor/matmul.ts";
 import * as reduce from "../tensor/reduce.ts";
 import * as rmsNormKernels from "../tensor/rms_norm.ts";
 import { rotary as rotaryKernel, type RotaryTables } from "../tensor/rotary.ts";
@@ -282,19 +282,23 @@ export function gather(x: Variable, axis: number, index: Tensor): Variable {
 // ---- matrix product -----------------------------------------------------------------------------------------------
 
 /**
- * op(a) op(b) over the last two axes, op being a transpose or nothing; leading axes broadcast (torch.matmul).
- * With Y = A B: dA = dY B^T, dB = A^T dY; no transpose is ever stored.
+ * op(a) op(b) over the last two axes, op being a transpose or nothing; leading axes broadcast (torch.matmul). Optional
+ * addends are written with it: + bias [n] + residual, of the result's shape.
+ * With Y = A B + bias + residual: dA = dY B^T, dB = A^T dY, dBias = column sums of dY, dResidual = dY; no transpose is
+ * ever stored.
  */
-export function matmul(a: Variable, b: Variable, { transposeA = false, transposeB = false }: MatmulOptions = {}): Variable {
+export function matmul(a: Variable, b: Variable, options: MatmulOptions & Addends<Variable> = {}): Variable {
+  const { transposeA = false, transposeB = false, bias, residual } = options;
   if (b.value.shape.length === 2 && a.value.shape.length > 2 && !transposeA) {
     // One large product instead of a batch: [B, T, C] x [C, V] is [B T, C] x [C, V].
-    const rows = reshape(a, [-1, a.value.shape.at(-1)!]);
-    const y = matmul(rows, b, { transposeB });
+    const rows = (x: Variable): Variable => reshape(x, [-1, x.value.shape.at(-1)!]);
+    const y = matmul(rows(a), b, { transposeB, bias, residual: residual && rows(residual) });
     return reshape(y, [...a.value.shape.slice(0, -1), y.value.shape[1]!]);
   }
-  const y = matmulKernel(a.value, b.value, { transposeA, transposeB });
-  return record(
-    "matmul", y,
+  const y = matmulKernel(a.value, b.value, {
+    transposeA, transposeB, bias: bias?.value, residual: residual?.value,
+  });
+  const edges: [Variable, (dy: Tensor) => Tensor][] = [
     [a, (dy) => {
       const dA = transposeA
         ? matmulKernel(b.value, dy, { transposeA: transposeB, transposeB: true })
@@ -307,7 +311,10 @@ export function matmul(a: Variable, b: Variable, { transposeA = false, transpose
         : matmulKernel(a.value, dy, { transposeA: !transposeA });
       return reduce.sumTo(dB, b.value.shape);
     }],
-  );
+  ];
+  if (bias) edges.push([bias, (dy) => reduce.sumTo(dy, bias.value.shape)]);
+  if (residual) edges.push([residual, (dy) => dy]);
+  return record("matmul", y, ...edges);
 }
 
 // ---- softmax and losses -------------------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ export function hiddenStates(model: Gpt, ids: TokenIds, options: ForwardOptions)
 function transformerLayer(model: Gpt, layer: number, x: Variable, ids: TokenIds, options: ForwardOptions): Variable {
   const { layers, attentionNorm, mlpNorm } = partNames(model.config);
   const normed = (name: string, input: Variable): Variable => norm(model, `${layers}.${layer}.${name}`, input);
-  const attended = ops.add(x, attentionBlock(model, layer, normed(attentionNorm, x), ids, options));
-  return ops.add(attended, mlpBlock(model, layer, normed(mlpNorm, attended)));
+  const attended = attentionBlock(model, layer, normed(attentionNorm, x), x, ids, options);
+  return mlpBlock(model, layer, normed(mlpNorm, attended), attended);
 }
 
 /** The same, forgetting what happens inside: its parameters become inputs, so that their gradients are not lost. */
@@ -122,8 +122,10 @@ function checkpointedLayer(model: Gpt, layer: number, x: Variable, ids: TokenIds
   });
 }
 
-/** [B * T, C] -> [B * T, C] */
-function attentionBlock(model: Gpt, layer: number, x: Variable, ids: TokenIds, options: ForwardOptions): Variable {
+/** residual + attention(x): [B * T, C] -> [B * T, C] */
+function attentionBlock(
+  model: Gpt, layer: number, x: Variable, residual: Variable, ids: TokenIds, options: ForwardOptions,
+): Variable {
   const { config, parameters, rotary } = model;
   const { heads, kvHeads, headSize, normEps } = config;
   const [batch, time] = ids.tensor.shape as [number, number];
@@ -154,7 +156,7 @@ function attentionBlock(model: Gpt, layer: number, x: Variable, ids: TokenIds, o
   } else {
     y = ops.attention(q, k, v, visible);
   }
-  return linear(model, part(names.attentionOut), ops.reshape(y, [-1, heads * headSize]));
+  return linear(model, part(names.attentionOut), ops.reshape(y, [-1, heads * headSize]), residual);
 }
 
 /** [B * T, C] -> queries [B * T, H D], keys and values [B * T, K D] */
@@ -168,15 +170,16 @@ function queryKeyValue(model: Gpt, layer: number, x: Variable): [Variable, Varia
   return [ops.slice(all, -1, 0, q), ops.slice(all, -1, q, q + kv), ops.slice(all, -1, q + kv, q + 2 * kv)];
 }
 
-/** down(silu(gate(x)) * up(x)), or down(gelu(up(x))): [B * T, C] -> [B * T, C] */
-function mlpBlock(model: Gpt, layer: number, x: Variable): Variable {
+/** residual + down(silu(gate(x)) * up(x)), or residual + down(gelu(up(x))): [B * T, C] -> [B * T, C] */
+function mlpBlock(model: Gpt, layer: number, x: Variable, residual: Variable): Variable {
   const { layers, mlpUp, mlpDown } = partNames(model.config);
-  const project = (name: string, input: Variable): Variable => linear(model, `${layers}.${layer}.${name}`, input);
-  const up = project(mlpUp, x);
+  const project = (name: string): Variable => linear(model, `${layers}.${layer}.${name}`, x);
+  const down = (hidden: Variable): Variable => linear(model, `${layers}.${layer}.${mlpDown}`, hidden, residual);
+  const up = project(mlpUp);
   switch (model.config.mlp) {
-    case "swiglu": return project(mlpDown, ops.swiglu(project(MLP_GATE, x), up));
-    case "gelu": return project(mlpDown, ops.gelu(up));
-    case "geluTanh": return project(mlpDown, ops.geluTanh(up));
+    case "swiglu": return down(ops.swiglu(project(MLP_GATE), up));
+    case "gelu": return down(ops.gelu(up));
+    case "geluTanh": return down(ops.geluTanh(up));
   }
 }
 
@@ -187,11 +190,11 @@ function norm({ config, parameters }: Gpt, name: string, x: Variable): Variable 
   return ops.layerNorm(x, weight, parameters.get(`${name}.bias`)!, config.normEps);
 }
 
-/** x W^T + b, [N, in] -> [N, out]; the bias only where the model has one. */
-function linear({ config, parameters }: Gpt, name: string, x: Variable): Variable {
-  const y = ops.matmul(x, parameters.get(`${name}.weight`)!, { transposeB: !weightsAreInOut(config) });
+/** x W^T + b + residual, [N, in] -> [N, out], in one kernel; the bias only where the model has one. */
+function linear({ config, parameters }: Gpt, name: string, x: Variable, residual?: Variable): Variable {
+  const weight = parameters.get(`${name}.weight`)!;
   const bias = parameters.get(`${name}.bias`);
-  return bias ? ops.add(y, bias) : y;
+  return ops.matmul(x, weight, { transposeB: !weightsAreInOut(config), bias, residual });
 }
 
 /** The output head's weight [V, C]: the embedding table when they are tied. */

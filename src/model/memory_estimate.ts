@@ -153,23 +153,19 @@ function layerValues(config: GptConfig, tokens: number): number[] {
   const [channels, q, kv] = [tokens * hiddenSize, tokens * heads * headSize, tokens * kvHeads * headSize];
   const inner = tokens * mlpSize;
   const isFused = config.family === "gpt2";
-  const biased = (value: number, bias: boolean): number[] => (bias ? [value, value] : [value]);
   const norm = [channels, tokens, ...(config.norm === "layer" ? [tokens] : [])];
   return [
     ...norm,
-    ...(isFused
-      ? [...biased(q + 2 * kv, config.qkvBias), q, kv, kv]
-      : [...biased(q, config.qkvBias), ...biased(kv, config.qkvBias), ...biased(kv, config.qkvBias)]),
+    ...(isFused ? [q + 2 * kv] : []),
+    q, kv, kv,
     ...(config.qkNorm ? [q, tokens * heads, kv, tokens * kvHeads] : []),
     ...(config.rope ? [q, kv] : []),
     q, tokens * heads, // attention, and its log-sum-exp
-    ...biased(channels, config.outBias),
-    channels,
+    channels, // its projection and the residual, in one
     ...norm,
-    ...biased(inner, config.mlpBias),
-    ...(config.mlp === "swiglu" ? biased(inner, config.mlpBias) : []),
     inner,
-    ...biased(channels, config.mlpBias),
+    ...(config.mlp === "swiglu" ? [inner] : []),
+    inner,
     channels,
   ];
 }

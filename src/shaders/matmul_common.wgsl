@@ -1,11 +1,11 @@
 // What every matrix-product kernel shares: parameters, bindings, and which tile of which matrix a workgroup computes.
 //
-//   c[batch, row, col] (+)= sum over k of a[batch, row, k] * b[batch, k, col]
+//   c[batch, row, col] (+)= sum over k of a[batch, row, k] * b[batch, k, col], + bias[col], + residual[batch, row, col]
 //
 // a and b are read through strides in elements, so a transpose is an exchange of two strides and a broadcast axis is a
 // stride of 0; nothing is ever copied. c [batch, rows, cols] is contiguous, or (without a batch) a block of a matrix
-// whose rows are cRow elements apart. Up to three batch axes (the launcher merges what it can). Offsets let all three
-// be blocks of larger matrices.
+// whose rows are cRow elements apart; residual lies as c does. Up to three batch axes (the launcher merges what it
+// can). Offsets let all three be blocks of larger matrices.
 
 struct Params {
   rows: u32,
@@ -19,7 +19,8 @@ struct Params {
   bCol: u32,
   cOffset: u32,
   cRow: u32,
-  accumulate: u32,  // 0: c = a b, 1: c += a b
+  addends: u32,     // what is added to the product: ADD_.. below, or 0
+  biasOffset: u32,
   batches: u32,
   batchSize1: u32,  // sizes of the two inner batch axes
   batchSize2: u32,
@@ -35,6 +36,13 @@ struct Params {
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<u32>;  // float32 bits, or bf16
 @group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+
+// Bits of `addends`. Without its bit, what is bound as bias or residual is not read.
+const ADD_C: u32 = 1u;
+const ADD_BIAS: u32 = 2u;
+const ADD_RESIDUAL: u32 = 4u;
 
 const B_BF16: u32 = 0u;
 
@@ -70,4 +78,16 @@ fn locateTile(group: u32, tileRows: u32, tileCols: u32) -> Tile {
     params.bOffset + batch0 * params.bBatch0 + batch1 * params.bBatch1 + batch2 * params.bBatch2,
     params.cOffset + batch * params.rows * params.cols,
   );
+}
+
+// Writes one element of c: the product, and what is to be added to it.
+fn store(tile: Tile, row: u32, col: u32, product: f32) {
+  let index = tile.cStart + row * params.cRow + col;
+  var sum = product;
+  if (params.addends != 0u) {
+    if ((params.addends & ADD_C) != 0u) { sum += c[index]; }
+    if ((params.addends & ADD_BIAS) != 0u) { sum += bias[params.biasOffset + col]; }
+    if ((params.addends & ADD_RESIDUAL) != 0u) { sum += residual[index]; }
+  }
+  c[index] = sum;
 }

@@ -4,35 +4,44 @@
 //
 // Departs from the textbook's shared-memory tile: on a CPU every load, shared memory included, costs as much as 20
 // multiply-adds, but handing a value from one lane to the others costs 3. So for each k a lane loads one element of a
-// per block of 8 rows and four of b per block of 32 columns, and the lanes broadcast their a to each other: a step of a
-// 32 x 32 tile is 8 loads, 32 broadcasts and 128 multiply-adds, each of 8 lanes.
+// per block of 8 rows and one of b for each of its 4 columns, and the lanes broadcast their a to each other: a step of
+// a 32 x 32 tile is 8 loads, 32 broadcasts and 128 multiply-adds, each of 8 lanes. Two steps of k are taken at once:
+// the tile exceeds a CPU's registers, and a sum that is fetched and put back then serves two multiply-adds.
 //
-// The tile is ROW_BLOCKS x COL_BLOCKS blocks of 8 rows x 32 columns. Lane l owns columns l, l + 8, l + 16 and l + 24 of
-// a block, one vec4f per row. Past the edges loads repeat the last row or column and stores are skipped.
+// The tile is ROW_BLOCKS blocks of 8 rows x 32 columns, of which lane l owns l, l + 8, l + 16 and l + 24, as a vec4f.
+// Past the edges loads repeat the last row or column and stores are skipped. Each sum runs over k in order, so the
+// tile's size changes no bit of the result.
 enable subgroups;
 
 const ROW_BLOCKS: u32 = 4u;
-const COL_BLOCKS: u32 = 1u;
 
 const LANES: u32 = 8u;
 const BLOCK_ROWS: u32 = 8u;
-const BLOCK_COLS: u32 = 32u;
 const TILE_ROWS: u32 = ROW_BLOCKS * BLOCK_ROWS;
-const TILE_COLS: u32 = COL_BLOCKS * BLOCK_COLS;
+const TILE_COLS: u32 = 32u;
 
-alias Sums = array<vec4f, TILE_ROWS * COL_BLOCKS>;  // [column block][row]
+alias Sums = array<vec4f, TILE_ROWS>;
 
-// Adds the outer product of 8 rows' elements of a (one per lane) and 32 columns' elements of b (four per lane) to the 8
-// sums from `first` on. Written out because a broadcast takes its lane as a constant.
-fn addOuterProduct(sums: ptr<function, Sums>, first: u32, rowElement: f32, colElements: vec4f) {
-  (*sums)[first] = fma(vec4f(subgroupBroadcast(rowElement, 0u)), colElements, (*sums)[first]);
-  (*sums)[first + 1u] = fma(vec4f(subgroupBroadcast(rowElement, 1u)), colElements, (*sums)[first + 1u]);
-  (*sums)[first + 2u] = fma(vec4f(subgroupBroadcast(rowElement, 2u)), colElements, (*sums)[first + 2u]);
-  (*sums)[first + 3u] = fma(vec4f(subgroupBroadcast(rowElement, 3u)), colElements, (*sums)[first + 3u]);
-  (*sums)[first + 4u] = fma(vec4f(subgroupBroadcast(rowElement, 4u)), colElements, (*sums)[first + 4u]);
-  (*sums)[first + 5u] = fma(vec4f(subgroupBroadcast(rowElement, 5u)), colElements, (*sums)[first + 5u]);
-  (*sums)[first + 6u] = fma(vec4f(subgroupBroadcast(rowElement, 6u)), colElements, (*sums)[first + 6u]);
-  (*sums)[first + 7u] = fma(vec4f(subgroupBroadcast(rowElement, 7u)), colElements, (*sums)[first + 7u]);
+fn loadColumns(at: vec4u) -> vec4f {
+  return vec4f(loadB(at.x), loadB(at.y), loadB(at.z), loadB(at.w));
+}
+
+// Two steps of k for one row: its elements of a, and its columns' elements of b at the first and at the next step.
+fn addRow(sums: ptr<function, Sums>, row: u32, rowElements: vec2f, first: vec4f, next: vec4f) {
+  (*sums)[row] = fma(vec4f(rowElements.y), next, fma(vec4f(rowElements.x), first, (*sums)[row]));
+}
+
+// Two steps of k for 8 rows; each lane has the elements of a of one of them. Written out because a broadcast takes its
+// lane as a constant.
+fn addRows(sums: ptr<function, Sums>, row: u32, rowElements: vec2f, first: vec4f, next: vec4f) {
+  addRow(sums, row, subgroupBroadcast(rowElements, 0u), first, next);
+  addRow(sums, row + 1u, subgroupBroadcast(rowElements, 1u), first, next);
+  addRow(sums, row + 2u, subgroupBroadcast(rowElements, 2u), first, next);
+  addRow(sums, row + 3u, subgroupBroadcast(rowElements, 3u), first, next);
+  addRow(sums, row + 4u, subgroupBroadcast(rowElements, 4u), first, next);
+  addRow(sums, row + 5u, subgroupBroadcast(rowElements, 5u), first, next);
+  addRow(sums, row + 6u, subgroupBroadcast(rowElements, 6u), first, next);
+  addRow(sums, row + 7u, subgroupBroadcast(rowElements, 7u), first, next);
 }
 
 @compute @workgroup_size(LANES)
@@ -44,47 +53,46 @@ fn matmul(
   let tile = locateTile(workgroupId.x + workgroupId.y * grid.x, TILE_ROWS, TILE_COLS);
   if (!tile.exists) { return; }
 
-  // Where this lane reads next: one row of a per block of rows, four columns of b per block of columns.
+  // Where this lane reads next: one row of a per block of rows, and four columns of b.
   var aIndex: array<u32, ROW_BLOCKS>;
   for (var i = 0u; i < ROW_BLOCKS; i++) {
     aIndex[i] = tile.aStart + min(tile.row + i * BLOCK_ROWS + lane, params.rows - 1u) * params.aRow;
   }
-  var bIndex: array<vec4u, COL_BLOCKS>;
-  for (var j = 0u; j < COL_BLOCKS; j++) {
-    let cols = tile.col + j * BLOCK_COLS + lane + vec4u(0u, 8u, 16u, 24u);
-    bIndex[j] = tile.bStart + min(cols, vec4u(params.cols - 1u)) * params.bCol;
-  }
+  let cols = tile.col + lane + vec4u(0u, 8u, 16u, 24u);
+  var bIndex = tile.bStart + min(cols, vec4u(params.cols - 1u)) * params.bCol;
 
   var sums: Sums;
-  for (var k = 0u; k < params.inner; k++) {
-    var rowElements: array<f32, ROW_BLOCKS>;
+  for (var k = 1u; k < params.inner; k += 2u) {
+    // All loads before all sums: between them, they cost a tenth more.
+    var rowElements: array<vec2f, ROW_BLOCKS>;
     for (var i = 0u; i < ROW_BLOCKS; i++) {
-      rowElements[i] = a[aIndex[i]];
-      aIndex[i] += params.aInner;
+      rowElements[i] = vec2f(a[aIndex[i]], a[aIndex[i] + params.aInner]);
+      aIndex[i] += 2u * params.aInner;
     }
-    for (var j = 0u; j < COL_BLOCKS; j++) {
-      let at = bIndex[j];
-      let colElements = vec4f(loadB(at.x), loadB(at.y), loadB(at.z), loadB(at.w));
-      bIndex[j] += params.bInner;
-      for (var i = 0u; i < ROW_BLOCKS; i++) {
-        addOuterProduct(&sums, j * TILE_ROWS + i * BLOCK_ROWS, rowElements[i], colElements);
-      }
+    let first = loadColumns(bIndex);
+    let next = loadColumns(bIndex + params.bInner);
+    bIndex += 2u * params.bInner;
+    for (var i = 0u; i < ROW_BLOCKS; i++) {
+      addRows(&sums, i * BLOCK_ROWS, rowElements[i], first, next);
     }
   }
+
+  // If k has an odd size, its last step is taken row by row, as the sums are written.
+  let isOdd = (params.inner & 1u) == 1u;
+  var last: vec4f;
+  if (isOdd) { last = loadColumns(bIndex); }
 
   // The bound is data, so the compiler leaves this loop a loop: unrolled, it would take seconds to compile.
   let rowsInside = min(TILE_ROWS, params.rows - tile.row);
   for (var i = 0u; i < rowsInside; i++) {
-    for (var j = 0u; j < COL_BLOCKS; j++) {
-      for (var q = 0u; q < 4u; q++) {
-        let col = tile.col + j * BLOCK_COLS + q * LANES + lane;
-        if (col < params.cols) {
-          let index = tile.cStart + (tile.row + i) * params.cRow + col;
-          var sum = sums[j * TILE_ROWS + i][q];
-          if (params.accumulate == 1u) { sum += c[index]; }
-          c[index] = sum;
-        }
-      }
+    let row = tile.row + i;
+    var sum = sums[i];
+    if (isOdd) {
+      let rowElement = a[tile.aStart + row * params.aRow + (params.inner - 1u) * params.aInner];
+      sum = fma(vec4f(rowElement), last, sum);
+    }
+    for (var j = 0u; j < 4u; j++) {
+      if (cols[j] < params.cols) { store(tile, row, cols[j], sum[j]); }
     }
   }
 }

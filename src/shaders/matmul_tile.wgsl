@@ -70,15 +70,10 @@ fn matmul(
   }
 
   for (var i = 0u; i < PER_THREAD; i++) {
-    let row = tile.row + y + i * SIDE;
     for (var j = 0u; j < PER_THREAD; j++) {
+      let row = tile.row + y + i * SIDE;
       let col = tile.col + x + j * SIDE;
-      if (row < params.rows && col < params.cols) {
-        let index = tile.cStart + row * params.cRow + col;
-        var sum = sums[i][j];
-        if (params.accumulate == 1u) { sum += c[index]; }
-        c[index] = sum;
-      }
+      if (row < params.rows && col < params.cols) { store(tile, row, col, sums[i][j]); }
     }
   }
 }

@@ -1,12 +1,14 @@
 /**
  * Matrix products. Transposes and broadcasts are strides, so one kernel text serves A B, A Bᵀ, Aᵀ B and Aᵀ Bᵀ.
  *
- * Which kernel runs is a small table of measurements (`chooseVariant`), never a timing at run time: the same product on
- * the same machine always adds up in the same order.
+ * Which kernel runs, and whether the inner axis is cut, is a small table of measurements (`chooseVariant`,
+ * `chooseSlices`), never a timing at run time: the same product on the same machine always adds up in the same order.
  */
 import { gpu } from "./device.ts";
 import { kernel, launch, type Constants } from "./kernel.ts";
+import { scope } from "./memory.ts";
 import { rowRange, rowsPerRange, type Range } from "./ranges.ts";
+import { sum } from "./reduce.ts";
 import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, show, sizeOf } from "./shape.ts";
 import { empty, type Tensor } from "./tensor.ts";
 
@@ -17,11 +19,21 @@ export interface MatmulOptions {
   readonly transposeB?: boolean;
 }
 
-export interface MatmulLaunchOptions extends MatmulOptions {
+/** What the kernel adds to the product as it writes it, which saves passes over memory. */
+export interface Addends<T> {
+  /** [n], added to every row. */
+  readonly bias?: T | undefined;
+  /** Of the result's shape, added after the bias. */
+  readonly residual?: T | undefined;
+}
+
+export interface MatmulLaunchOptions extends MatmulOptions, Addends<Tensor> {
   /** Adds the product to this tensor of the result's shape, and returns it. */
   readonly accumulateInto?: Tensor;
   /** Forces a kernel (tests and benchmarks). */
   readonly variant?: MatmulVariant;
+  /** Forces the number of slices of the inner axis (tests and benchmarks). */
+  readonly slices?: number;
 }
 
 /** Rows start .. start + count - 1 of a matrix [rows, cols]; unlike those of a view, they may start anywhere. */
@@ -47,12 +59,14 @@ interface Operand {
   readonly colStride: number;
 }
 
-const buffers = ["a", "b", "c"] as const;
+const buffers = ["a", "b", "c", "bias", "residual"] as const;
 const params = [
-  "rows", "cols", "inner", "aOffset", "aRow", "aInner", "bOffset", "bInner", "bCol", "cOffset", "cRow", "accumulate",
-  "batches", "batchSize1", "batchSize2", "aBatch0", "aBatch1", "aBatch2", "bBatch0", "bBatch1", "bBatch2",
+  "rows", "cols", "inner", "aOffset", "aRow", "aInner", "bOffset", "bInner", "bCol", "cOffset", "cRow", "addends",
+  "biasOffset", "batches", "batchSize1", "batchSize2", "aBatch0", "aBatch1", "aBatch2", "bBatch0", "bBatch1", "bBatch2",
 ] as const;
 const bf16 = { b: "B_BF16" } as const;
+/** Bits of the parameter `addends`. */
+const ADD = { c: 1, bias: 2, residual: 4 } as const;
 const subgroupKernel = kernel({ shader: "matmul_subgroup", entry: "matmul", buffers, params, bf16 });
 const sharedKernel = kernel({ shader: "matmul_tile", entry: "matmul", buffers, params, bf16 });
 
@@ -65,35 +79,57 @@ interface Variant {
 
 /** The kernels by the tile of the result that one workgroup computes. */
 const variants = {
-  subgroup8x64: { kernel: subgroupKernel, tileRows: 8, tileCols: 64, constants: { ROW_BLOCKS: 1, COL_BLOCKS: 2 } },
-  subgroup32x32: { kernel: subgroupKernel, tileRows: 32, tileCols: 32, constants: { ROW_BLOCKS: 4, COL_BLOCKS: 1 } },
+  subgroup8x32: { kernel: subgroupKernel, tileRows: 8, tileCols: 32, constants: { ROW_BLOCKS: 1 } },
+  subgroup32x32: { kernel: subgroupKernel, tileRows: 32, tileCols: 32, constants: { ROW_BLOCKS: 4 } },
   shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, constants: {} },
 } satisfies Record<string, Variant>;
 
 export type MatmulVariant = keyof typeof variants;
 
 /**
- * Which kernel computes a product with so many rows. Measured on lavapipe (two threads of 256 bits), A Bᵀ, m x n x k:
- * GFLOPS by processor time, best of 4 interleaved runs, and milliseconds of the first compilation. The machine was
- * shared and cells varied by up to 1.6 times from run to run; the order of the first and third column did not.
- * `benchMatmulVariants` measures the variants kept.
+ * Which kernel computes a product with so many rows. Measured on lavapipe (two threads of 256 bits), m x k x n: GFLOPS
+ * by processor time, best of 30 interleaved runs, on a shared machine where a repeated cell varied by a tenth and more;
+ * and milliseconds of the first compilation. `benchMatmulVariants` measures the variants kept.
  *
- *                   subgroup tiles                             shared
- *                    8 x 64   16 x 32   32 x 32   32 x 64     64 x 64
- *   512 x 512 x 512      14        15        21        27         3.5
- *   1024 x 128 x 512     17        16        37        29         4.1
- *   25 x 512 x 128       13        14        16        17         1.6
- *   5 x 512 x 128       6.7       4.8       3.4       3.7         0.4
- *   compilation         500       320       560      1140         610
+ *                             subgroup tiles, two steps of k         one step      shared
+ *                            8 x 32   32 x 32   32 x 48   32 x 64    32 x 32     64 x 64
+ *   512 x 512 x 512, A Bᵀ        18        35        34        37         28         4.1
+ *   512 x 192 x 512, A Bᵀ        34        57        58        61         51         4.5
+ *   512 x 512 x 192, Aᵀ B        35        61        65        67         55         4.7
+ *   200 x 192 x 512, A Bᵀ        34        51        52        54         46         3.9
+ *   25 x 192 x 512, A Bᵀ         25        40        41        42         37         1.9
+ *   5 x 192 x 512, A Bᵀ          16       8.6       8.8       9.1        7.8         0.4
+ *   compilation                 400       700      1000      1200        450        1300
  *
- * So 32 x 32, except for a handful of rows (decoding), of which 8 x 64 wastes fewer; 32 x 64 compiles too long for what
- * it gains. Everything but the software driver with its subgroups of 8 gets the shared-memory tile, as the textbook has
- * it: its size was not tuned on a GPU. Splitting k was not tried.
+ * So 32 x 32, except for a handful of rows (decoding), of which 8 x 32 wastes fewer: wider tiles compile longer for
+ * what they gain, and leave fewer workgroups to share out. Everything but the software driver with its subgroups of 8
+ * gets the shared-memory tile, as the textbook has it: its size was not tuned on a GPU.
  */
 export function chooseVariant(rows: number): MatmulVariant {
   const { software, subgroupSize } = gpu();
   if (!software || subgroupSize !== 8) return "shared64x64";
-  return rows <= 8 ? "subgroup8x64" : "subgroup32x32";
+  return rows <= 8 ? "subgroup8x32" : "subgroup32x32";
+}
+
+/** All kernels that this adapter can run. */
+export function runnableVariants(): MatmulVariant[] {
+  const all = Object.keys(variants) as MatmulVariant[];
+  return gpu().subgroupSize === 8 ? all : all.filter((name) => variants[name].kernel !== subgroupKernel);
+}
+
+/**
+ * Into how many slices of equal length the inner axis is cut (1: not at all). A GPU needs many workgroups, so the long
+ * sums of a small result are cut, at most until there are 64, and not into slices shorter than 256: figures from other
+ * engines, not measured. The software driver has two threads, and lost by it: 25 x 4096 x 32, a single tile, took 0.58
+ * ms in two slices and 0.52 in one.
+ */
+export function chooseSlices(variant: MatmulVariant, rows: number, cols: number, inner: number): number {
+  if (gpu().software) return 1;
+  const { tileRows, tileCols } = variants[variant];
+  const tiles = Math.ceil(rows / tileRows) * Math.ceil(cols / tileCols);
+  let slices = Math.max(1, Math.min(Math.floor(64 / tiles), Math.floor(inner / 256)));
+  while (inner % slices !== 0) slices -= 1;
+  return slices;
 }
 
 /**
@@ -103,7 +139,7 @@ export function chooseVariant(rows: number): MatmulVariant {
  * @throws ShapeError when the shapes do not fit.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}): Tensor {
-  const { transposeA = false, transposeB = false, accumulateInto } = options;
+  const { transposeA = false, transposeB = false, accumulateInto, bias, residual } = options;
   const product = `matmul ${describe(a, transposeA)} x ${describe(b, transposeB)}`;
   if (Math.min(a.shape.length, b.shape.length) < 2) {
     throw new ShapeError(`${product}: both operands need at least two axes`);
@@ -124,8 +160,22 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
   if (accumulateInto && show(accumulateInto.shape) !== show(shape)) {
     throw new ShapeError(`${product} = ${show(shape)} cannot be added into ${show(accumulateInto.shape)}`);
   }
+  if (bias && show(bias.shape) !== show([right.cols])) {
+    throw new ShapeError(`${product} = ${show(shape)} takes no bias ${show(bias.shape)}`);
+  }
+  if (residual && show(residual.shape) !== show(shape)) {
+    throw new ShapeError(`${product} = ${show(shape)} takes no residual ${show(residual.shape)}`);
+  }
+  const { variant = chooseVariant(left.rows) } = options;
+  const isPlain = shape.length === 2 && !accumulateInto && !bias && !residual;
+  const { slices = isPlain ? chooseSlices(variant, left.rows, right.cols, left.cols) : 1 } = options;
+  if (slices > 1) {
+    if (!isPlain || left.cols % slices !== 0) throw new ShapeError(`${product}: cannot be cut into ${slices} slices`);
+    return multiplySlices(left, right, slices, variant);
+  }
   const c = accumulateInto ?? empty(shape);
-  multiply(left, right, operand(c, false), accumulateInto !== undefined, batch, options.variant);
+  const accumulate = accumulateInto !== undefined;
+  multiply(left, right, operand(c, false), { accumulate, batch, variant, bias, residual });
   return c;
 }
 
@@ -144,7 +194,7 @@ export function matmulRows(a: RowRange, b: RowRange, c: RowRange, options: RowsO
   if (result.rows !== left.rows || result.cols !== right.cols) {
     throw new ShapeError(`${product}: the result does not fit into [${result.rows}, ${result.cols}]`);
   }
-  multiply(left, right, result, accumulate);
+  multiply(left, right, result, { accumulate });
 }
 
 /** All rows of a matrix, for `matmulRows`. */
@@ -176,34 +226,55 @@ function checkInner(product: string, a: Operand, b: Operand): void {
 }
 
 /**
+ * A B as a batch of products over slices of the inner axis, added up in order (split-K): a small result with long sums
+ * then occupies more than a few workgroups.
+ */
+function multiplySlices(a: Operand, b: Operand, slices: number, variant: MatmulVariant): Tensor {
+  const inner = a.cols / slices;
+  const batch = { shape: [slices], strides: [[inner * a.colStride], [inner * b.rowStride]] };
+  return scope(() => {
+    const partial = empty([slices, a.rows, b.cols]);
+    const [left, right] = [{ ...a, cols: inner }, { ...b, rows: inner }];
+    multiply(left, right, operand(partial, false), { accumulate: false, batch, variant });
+    return sum(partial, [0]);
+  });
+}
+
+interface MultiplyOptions extends Addends<Tensor> {
+  /** Adds to c instead of overwriting it. */
+  readonly accumulate: boolean;
+  /** The merged batch axes with the strides of a and b; batched matrices are not cut. */
+  readonly batch?: { readonly shape: number[]; readonly strides: number[][] };
+  readonly variant?: MatmulVariant;
+}
+
+/**
  * Launches one product: one dispatch, unless a matrix is too large to be bound. Then each axis is cut where a matrix
  * stored along it passes from one of its ranges to the next. Pieces of rows and columns of c are computed one by one;
  * pieces of the inner axis are added up in c, the only case in which the cut shows in the rounding of the result.
- * `batch` holds the merged batch axes with the strides of a and b; batched matrices are not cut.
  */
-function multiply(
-  a: Operand,
-  b: Operand,
-  c: Operand,
-  accumulate: boolean,
-  batch: { shape: number[]; strides: number[][] } = { shape: [], strides: [[], []] },
-  variant: MatmulVariant = chooseVariant(a.rows),
-): void {
+function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions): void {
+  const { accumulate, batch = { shape: [], strides: [[], []] }, variant = chooseVariant(a.rows), bias } = options;
+  const residual = options.residual && operand(options.residual, false);
   const [, batchSize1, batchSize2] = leftPad(batch.shape, 1);
   const [aBatch0, aBatch1, aBatch2] = leftPad(batch.strides[0]!, 0);
   const [bBatch0, bBatch1, bBatch2] = leftPad(batch.strides[1]!, 0);
   const batches = sizeOf(batch.shape);
   const { kernel, tileRows, tileCols, constants } = variants[variant];
+  const addends = (accumulate ? ADD.c : 0) | (bias ? ADD.bias : 0) | (residual ? ADD.residual : 0);
   const launchPiece = (rows: Range, cols: Range, inner: Range): void => {
     const [ofA, ofB, ofC] = [bindBlock(a, rows, inner), bindBlock(b, inner, cols), bindBlock(c, rows, cols)];
     launch(
       kernel,
-      { a: ofA.tensor, b: ofB.tensor, c: ofC.tensor },
+      {
+        a: ofA.tensor, b: ofB.tensor, c: ofC.tensor,
+        bias: bias ?? ofA.tensor, residual: residual ? bindBlock(residual, rows, cols).tensor : ofA.tensor,
+      },
       {
         rows: rows.count, cols: cols.count, inner: inner.count,
         aOffset: ofA.offset, aRow: a.rowStride, aInner: a.colStride,
         bOffset: ofB.offset, bInner: b.rowStride, bCol: b.colStride,
-        cOffset: ofC.offset, cRow: c.rowStride, accumulate: accumulate || inner.start > 0 ? 1 : 0,
+        cOffset: ofC.offset, cRow: c.rowStride, addends: inner.start === 0 ? addends : ADD.c, biasOffset: cols.start,
         batches, batchSize1, batchSize2, aBatch0, aBatch1, aBatch2, bBatch0, bBatch1, bBatch2,
       },
       batches * Math.ceil(rows.count / tileRows) * Math.ceil(cols.count / tileCols),

@@ -24,6 +24,16 @@ export function recorderStats(): { dispatches: number; submits: number } {
   return { dispatches, submits: serial };
 }
 
+/** What `record` was called with: a profiler records it again. */
+export type Dispatch = Parameters<typeof record>;
+
+let observer: ((dispatch: Dispatch) => void) | null = null;
+
+/** Shows every dispatch to a profiler as it is recorded, until this is called with null. */
+export function observeDispatches(next: ((dispatch: Dispatch) => void) | null): void {
+  observer = next;
+}
+
 /** The buffer that holds the parameters of all dispatches of a submission. */
 export function uniformBuffer(): GPUBuffer {
   uniforms ??= gpu().device.createBuffer({
@@ -48,6 +58,7 @@ export function record(
   grid: readonly [number, number],
   used: readonly PooledBuffer[],
 ): void {
+  observer?.([pipeline, bindGroup, writeParams, grid, used]);
   if (recorded === SLOTS) submit();
   encoder ??= gpu().device.createCommandEncoder();
   pass ??= encoder.beginComputePass();

@@ -16,6 +16,7 @@ import { dispose, empty, keep, read, readAll, tensor, type Tensor } from "../../
 import { tokenLogProb, tokenLogProbBackward } from "../../src/tensor/token_log_prob.ts";
 import { expectClose, random } from "../support/gradcheck.ts";
 import { idsToGpu, toGpu } from "../support/gpu.ts";
+import { add } from "../support/reference.ts";
 import * as nn from "../support/reference_nn.ts";
 import { withBindingLimit } from "../tensor/binding_limit.ts";
 
@@ -84,7 +85,7 @@ describe("embedding", () => {
   });
 });
 
-describe.each<MatmulVariant>(["subgroup8x64", "subgroup32x32", "shared64x64"])("head, %s kernel", (variant) => {
+describe.each<MatmulVariant>(["subgroup8x32", "subgroup32x32", "shared64x64"])("head, %s kernel", (variant) => {
   const operands = (): { x: Tensor; table: Tensor; dLogits: Tensor } =>
     ({ x: toGpu(hiddenValues), table: toGpu(tableValues), dLogits: toGpu(dLogitsValues) });
 
@@ -96,6 +97,25 @@ describe.each<MatmulVariant>(["subgroup8x64", "subgroup32x32", "shared64x64"])("
     expectSameBits(cut, whole);
     const expected = nn.matmul(hiddenValues, tableValues, { transposeB: true });
     expectClose("logits", cut[0]!, expected.data, sumsOf(CHANNELS));
+  });
+
+  test("a bias and a residual, cut by columns and by rows: the same bits", async () => {
+    const own = random(2);
+    const [bias, narrowBias] = [own.uniform([VOCABULARY]), own.uniform([20])];
+    const [residual, weight] = [own.uniform([VOCABULARY, 20]), own.uniform([20, CHANNELS])];
+    const { whole, cut } = await wholeAndCut(() => {
+      const { x, table, dLogits } = operands();
+      const rest = { bias: toGpu(narrowBias), residual: toGpu(residual) };
+      return [
+        matmul(x, table, { transposeB: true, variant, bias: toGpu(bias), residual: dLogits }),
+        matmul(table, toGpu(weight), { transposeB: true, variant, ...rest }),
+      ];
+    });
+    expectSameBits(cut, whole);
+    const logits = nn.matmul(hiddenValues, tableValues, { transposeB: true });
+    expectClose("by columns", cut[0]!, add(add(logits, bias), dLogitsValues).data, sumsOf(CHANNELS));
+    const projected = nn.matmul(tableValues, weight, { transposeB: true });
+    expectClose("by rows", cut[1]!, add(add(projected, narrowBias), residual).data, sumsOf(CHANNELS));
   });
 
   test("dW = dYᵀ X: the same bits", async () => {

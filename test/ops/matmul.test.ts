@@ -5,8 +5,8 @@ import * as ops from "../../src/autograd/ops.ts";
 import { parameter } from "../../src/autograd/variable.ts";
 import { gpu } from "../../src/tensor/device.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
-import { allRows, chooseVariant, matmul, matmulRows } from "../../src/tensor/matmul.ts";
-import type { MatmulOptions, MatmulVariant, RowRange } from "../../src/tensor/matmul.ts";
+import { allRows, chooseSlices, chooseVariant, matmul, matmulRows, runnableVariants } from "../../src/tensor/matmul.ts";
+import type { Addends, MatmulOptions, MatmulVariant, RowRange } from "../../src/tensor/matmul.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
 import { dispose, empty, keep, read, tensor } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
@@ -21,7 +21,8 @@ const layouts: MatmulOptions[] = [
   { transposeA: true },
   { transposeA: true, transposeB: true },
 ];
-const variants: MatmulVariant[] = ["subgroup8x64", "subgroup32x32", "shared64x64"];
+const subgroupVariants: MatmulVariant[] = ["subgroup8x32", "subgroup32x32"];
+const variants: MatmulVariant[] = [...subgroupVariants, "shared64x64"];
 
 /** NN, NT, TN or TT. */
 function nameOf({ transposeA, transposeB }: MatmulOptions): string {
@@ -55,7 +56,8 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
 
   it.each(variants)("%s kernel: edges of the tiles", async (variant) => {
     const sizes = [
-      [1, 13, 1], [5, 63, 65], [8, 7, 64], [9, 3, 257], [63, 65, 63], [65, 16, 257], [257, 17, 31],
+      [1, 13, 1], [5, 63, 65], [8, 7, 64], [9, 3, 257], [63, 65, 63], [65, 16, 257], [257, 17, 31], [32, 1, 32],
+      [33, 2, 34],
     ] as const;
     for (const [m, k, n] of sizes) {
       const [a, b] = operands(m, k, n, layout, m);
@@ -76,6 +78,45 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
       expect(c.shape).toEqual([2, 1, 3, 5, 5, 9]);
       expectClose(`${variant} broadcast`, await read(c), nn.matmul(a, b, layout).data, tolerance(7));
     });
+  });
+
+  it.each(variants)("%s kernel: adds a bias and a residual, to a batch too", async (variant) => {
+    const { uniform } = random(11);
+    const [m, k, n] = [35, 6, 67];
+    const [a, b] = operands(m, k, n, layout);
+    const [bias, residual] = [uniform([n]), uniform([m, n])];
+    const batch = uniform(layout.transposeA ? [3, k, m] : [3, m, k]);
+    const residuals = uniform([3, m, n]);
+    const product = nn.matmul(a, b, layout);
+    await scopeAsync(async () => {
+      const run = async (x: Array64, addends: Addends<Array64>): Promise<ArrayLike<number>> =>
+        read(matmul(toGpu(x), toGpu(b), {
+          ...layout, variant, bias: addends.bias && toGpu(addends.bias),
+          residual: addends.residual && toGpu(addends.residual),
+        }));
+      const check = (what: string, got: ArrayLike<number>, expected: Array64): void =>
+        expectClose(`${variant} ${what}`, got, expected.data, tolerance(k));
+      check("bias", await run(a, { bias }), add(product, bias));
+      check("residual", await run(a, { residual }), add(product, residual));
+      check("bias and residual", await run(a, { bias, residual }), add(add(product, bias), residual));
+      check(
+        "batch", await run(batch, { bias, residual: residuals }),
+        add(add(nn.matmul(batch, b, layout), bias), residuals),
+      );
+    });
+  });
+
+  it.each(variants)("%s kernel: slices of the inner axis add up", async (variant) => {
+    for (const [m, k, n, slices] of [[5, 6, 7, 2], [9, 63, 65, 3], [33, 65, 34, 5], [1, 257, 3, 257]] as const) {
+      const [a, b] = operands(m, k, n, layout, m);
+      await scopeAsync(async () => {
+        const product = (): Promise<ArrayLike<number>> =>
+          read(matmul(toGpu(a), toGpu(b), { ...layout, variant, slices }));
+        const c = await product();
+        expectClose(`${variant}, ${slices} slices`, c, nn.matmul(a, b, layout).data, tolerance(k));
+        expect(await product()).toEqual(c);
+      });
+    }
   });
 
   it("adds into an existing tensor", async () => {
@@ -114,6 +155,20 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
 });
 
 describe("matmul", () => {
+  it("differentiates through a bias and a residual", async () => {
+    const { uniform } = random(12);
+    await checkOp("linear layer with a residual", {
+      inputs: [uniform([9, 5]), uniform([7, 5]), uniform([7]), uniform([9, 7])],
+      gpu: (x, w, bias, residual) => ops.matmul(x!, w!, { transposeB: true, bias, residual }),
+      reference: (x, w, bias, residual) => add(add(nn.matmul(x!, w!, { transposeB: true }), bias!), residual!),
+    });
+    await checkOp("on a batch, with the input as its own residual", {
+      inputs: [uniform([2, 3, 5]), uniform([5, 5]), uniform([5])],
+      gpu: (x, w, bias) => ops.matmul(x!, w!, { bias, residual: x! }),
+      reference: (x, w, bias) => add(add(nn.matmul(x!, w!), bias!), x!),
+    });
+  });
+
   it("differentiates through broadcast batches", async () => {
     const { uniform } = random(5);
     await checkOp("broadcast b", {
@@ -150,6 +205,17 @@ describe("matmul", () => {
     });
   });
 
+  it.each(variants)("%s kernel folds more than 65,535 workgroups, and takes 70,000 rows", async (variant) => {
+    const { uniform } = random(8);
+    const matrices = [uniform([70_000, 2, 3]), uniform([70_000, 3, 1])];
+    for (const [a, b] of [matrices, [uniform([70_000, 3]), uniform([3, 2])]]) {
+      await scopeAsync(async () => {
+        const c = await read(matmul(toGpu(a!), toGpu(b!), { variant }));
+        expectClose(`${variant}, 70,000`, c, nn.matmul(a!, b!).data, tolerance(3));
+      });
+    }
+  });
+
   it("has the right gradient at 63 x 257 x 65", async () => {
     const { uniform } = random(7);
     const inputs = [uniform([63, 257]), uniform([257, 65])];
@@ -172,6 +238,8 @@ describe("matmul", () => {
       for (const variant of variants) {
         expect(await read(matmul(a!, b!, { variant }))).toEqual(await read(matmul(a!, b!, { variant })));
       }
+      const bySize = await Promise.all(subgroupVariants.map((variant) => read(matmul(a!, b!, { variant }))));
+      expect(bySize[0]).toEqual(bySize[1]);
     });
     expect(memoryStats().liveBytes).toBe(before);
   });
@@ -182,6 +250,9 @@ describe("matmul", () => {
         const a = tensor([1, NaN, 2, Infinity, 3, 4], [3, 2]);
         const c = await read(matmul(a, tensor([1, 0, 0, 1], [2, 2]), { variant }));
         expect([...c]).toEqual([NaN, NaN, NaN, Infinity, 3, 4]);
+        // An odd inner size leaves nothing behind its end that could turn infinity into NaN.
+        const three = await read(matmul(tensor([1, 2, 1, 1, 2, Infinity], [2, 3]), tensor([1, 1, Infinity], [3, 1])));
+        expect([...three]).toEqual([Infinity, Infinity]);
       });
     }
   });
@@ -204,8 +275,34 @@ describe("matmul", () => {
   it("takes the kernel that was measured to be the fastest here", () => {
     const { software, subgroupSize } = gpu();
     const lavapipe = software && subgroupSize === 8;
-    expect(chooseVariant(8)).toBe(lavapipe ? "subgroup8x64" : "shared64x64");
+    expect(chooseVariant(8)).toBe(lavapipe ? "subgroup8x32" : "shared64x64");
     expect(chooseVariant(9)).toBe(lavapipe ? "subgroup32x32" : "shared64x64");
+    expect(runnableVariants()).toContain(chooseVariant(1));
+  });
+
+  it("cuts the inner axis of small results on GPUs, into equal slices that are long enough", async () => {
+    const { software } = gpu();
+    try {
+      Object.assign(gpu(), { software: true });
+      expect(chooseSlices("shared64x64", 64, 64, 2 ** 20)).toBe(1);
+      Object.assign(gpu(), { software: false });
+      expect(chooseSlices("shared64x64", 64, 64, 512)).toBe(2);
+      expect(chooseSlices("shared64x64", 64, 64, 511)).toBe(1);
+      expect(chooseSlices("shared64x64", 64, 64, 513)).toBe(1);
+      expect(chooseSlices("shared64x64", 192, 192, 1024)).toBe(4);
+      expect(chooseSlices("shared64x64", 64, 64, 2 ** 20)).toBe(64);
+      expect(chooseSlices("shared64x64", 64, 64 * 64, 2 ** 20)).toBe(1);
+      const [a, b] = operands(33, 512, 65, { transposeA: true });
+      const variant = "shared64x64";
+      await scopeAsync(async () => {
+        const c = await read(matmul(toGpu(a), toGpu(b), { transposeA: true, variant }));
+        expect(c).toEqual(await read(matmul(toGpu(a), toGpu(b), { transposeA: true, variant, slices: 2 })));
+        expect(c).not.toEqual(await read(matmul(toGpu(a), toGpu(b), { transposeA: true, variant, slices: 1 })));
+        expectClose("2 slices", c, nn.matmul(a, b, { transposeA: true }).data, tolerance(512));
+      });
+    } finally {
+      Object.assign(gpu(), { software });
+    }
   });
 
   it("treats an empty inner axis as a sum of nothing", async () => {
@@ -222,6 +319,10 @@ describe("matmul", () => {
     expect(() => matmul(f([3]), f([3, 5]))).toThrow("matmul [3] x [3, 5]: both operands need at least two axes");
     expect(() => matmul(f([2, 2, 3]), f([4, 3, 5]))).toThrow("shapes [2] and [4] do not broadcast");
     expect(() => matmul(f([2, 3]), f([3, 5]), { accumulateInto: f([2, 4]) })).toThrow("cannot be added into [2, 4]");
+    expect(() => matmul(f([2, 3]), f([3, 5]), { bias: f([2]) })).toThrow("= [2, 5] takes no bias [2]");
+    expect(() => matmul(f([2, 3]), f([3, 5]), { residual: f([5]) })).toThrow("= [2, 5] takes no residual [5]");
+    expect(() => matmul(f([2, 3]), f([3, 5]), { residual: idsToGpu([0, 1], [2, 1]) })).toThrow(ShapeError);
+    expect(() => matmul(f([2, 3]), f([3, 5]), { slices: 2 })).toThrow("cannot be cut into 2 slices");
     expect(() => matmul(idsToGpu([1], [1, 1]), f([1, 1]))).toThrow("holds u32 ids");
     expect(() => matmulRows({ matrix: f([4, 3]), start: 2, count: 3 }, allRows(f([3, 5])), allRows(f([3, 5]))))
       .toThrow(ShapeError);
