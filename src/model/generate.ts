@@ -85,8 +85,7 @@ async function generate(prompt: string, flags: Flags): Promise<void> {
     maxNewTokens: flags.maxTokens,
     temperature, topK, topP, seed,
     endIds: tokenizer.eosIds,
-    tokensPerReadback: streams ? 2 : 8,
-    ...(streams ? { onTokens } : {}),
+    ...(streams ? { tokensPerReadback: 2, onTokens } : {}),
   });
   completions!.forEach(checkNumbers);
   const textOf = (ids: readonly number[]): string => {

@@ -3,11 +3,20 @@
  *
  * Each distinct prompt is run once (prefill); its keys and values are copied to all of its samples. Then one forward
  * pass per token serves every row. Sampling, end-of-text and positions live on the GPU, so the host reads back only
- * every few tokens. Departs from the textbook: rows that have ended go on computing, unrecorded, until all have ended.
+ * every few tokens. In between, rows that have ended go on computing, unrecorded; after a readback they are dropped, as
+ * soon as that halves the batch. What is drawn does not depend on either.
  */
 import { constant } from "../autograd/variable.ts";
+import { gpu } from "../tensor/device.ts";
 import { embedding, tokenIds, type TokenIds } from "../tensor/embedding.ts";
-import { copyCachePrefix, createKvCache, disposeKvCache, type KvCache } from "../tensor/kv_cache.ts";
+import {
+  copyCachePrefix,
+  createKvCache,
+  disposeKvCache,
+  firstCacheRows,
+  moveCacheRows,
+  type KvCache,
+} from "../tensor/kv_cache.ts";
 import { scope, scopeAsync } from "../tensor/memory.ts";
 import { sample, type KeptTokens, type SamplerState } from "../tensor/sample.ts";
 import { readAll, reshape, tensor, type Tensor } from "../tensor/tensor.ts";
@@ -24,7 +33,7 @@ export interface SamplingOptions extends KeptTokens {
   readonly endIds: readonly number[];
   /** Number of the first sample of each prompt (default 0): later calls continue where earlier ones stopped. */
   readonly firstSample?: number;
-  /** Tokens drawn between two readbacks (default 8). */
+  /** Tokens drawn between two readbacks (default 8; on a CPU, where a readback costs less than a token, 2). */
   readonly tokensPerReadback?: number;
   /** Called after each readback with each row's tokens so far; for streaming. */
   readonly onTokens?: (rows: readonly (readonly number[])[]) => void;
@@ -103,7 +112,8 @@ export interface SampleRow {
 
 /**
  * The decoding loop. `firstLogits` fills `cache` with the keys and values of each row's prompt and returns the logits
- * [rows, V] that follow it. The cache must hold maxNewTokens more.
+ * [rows, V] that follow it. The cache must hold maxNewTokens more; of several rows, those that end last may move to
+ * other rows of it.
  */
 export async function drawTokens(
   policy: Gpt,
@@ -112,37 +122,84 @@ export async function drawTokens(
   firstLogits: () => Tensor,
   options: SamplingOptions,
 ): Promise<Completion[]> {
-  const { maxNewTokens, temperature, seed, endIds, tokensPerReadback = 8, signal } = options;
-  const count = rows.length;
+  const { maxNewTokens, temperature, seed, signal } = options;
+  const { tokensPerReadback = gpu().software ? 2 : 8 } = options;
   return scopeAsync(async () => {
-    const state: SamplerState = {
-      streams: tensor(
-        Uint32Array.from(rows.flatMap((row) => [promptStream(row.prompt), row.sample])),
-        [count, 2],
-      ),
-      endIdList: tensor(Uint32Array.from(endIds.length > 0 ? endIds : [0])),
-      endIdCount: endIds.length,
-      nextIds: tensor(new Uint32Array(count)),
-      // The sampler adds 1 to positions: the first token it draws stands where the prompt ends.
-      positions: tensor(Uint32Array.from(rows, ({ prompt }) => prompt.length - 1)),
-      progress: tensor(new Uint32Array(2 * count), [count, 2]),
-      tokens: tensor(new Uint32Array(count * maxNewTokens), [count, maxNewTokens]),
-      logProbs: tensor(new Float32Array(count * maxNewTokens), [count, maxNewTokens]),
-    };
-
     let result: Completion[] = rows.map(() => ({ tokens: [], logProbs: [], ended: false }));
+    let batch: Batch = { kv: cache, rows: rows.map((_, row) => row), state: samplerState(rows, result, options) };
     for (let step = 0; step < maxNewTokens && !signal?.aborted; step++) {
       scope(() => {
-        const next = step === 0 ? firstLogits() : decodeStep(policy, cache, state);
-        sample(next, state, step, temperature, seed, options);
+        const next = step === 0 ? firstLogits() : decodeStep(policy, batch.kv, batch.state);
+        sample(next, batch.state, step, temperature, seed, options);
       });
       if ((step + 1) % tokensPerReadback !== 0 && step < maxNewTokens - 1) continue;
-      result = await readState(state);
+      const drawn = await readState(batch.state);
+      result = result.map((completion, row) => drawn[batch.rows.indexOf(row)] ?? completion);
       options.onTokens?.(result.map(({ tokens }) => tokens));
       if (result.every(({ ended }) => ended)) break;
+      batch = withoutEnded(batch, rows, result, options);
     }
     return result;
   });
+}
+
+/** The rows that still draw. */
+interface Batch {
+  readonly kv: KvCache;
+  /** Which of all rows each row of the batch is. */
+  readonly rows: readonly number[];
+  readonly state: SamplerState;
+}
+
+/** The generation state of rows that have drawn so much. */
+function samplerState(
+  rows: readonly SampleRow[],
+  drawn: readonly Completion[],
+  { maxNewTokens, endIds }: SamplingOptions,
+): SamplerState {
+  const count = rows.length;
+  const table = <T extends Float32Array | Uint32Array>(all: T, numbers: (row: Completion) => readonly number[]): T => {
+    drawn.forEach((completion, row) => all.set(numbers(completion), row * maxNewTokens));
+    return all;
+  };
+  return {
+    streams: tensor(
+      Uint32Array.from(rows.flatMap((row) => [promptStream(row.prompt), row.sample])),
+      [count, 2],
+    ),
+    endIdList: tensor(Uint32Array.from(endIds.length > 0 ? endIds : [0])),
+    endIdCount: endIds.length,
+    nextIds: tensor(Uint32Array.from(drawn, ({ tokens }) => tokens.at(-1) ?? 0)),
+    // The sampler adds 1 to positions: the first token it draws stands where the prompt ends.
+    positions: tensor(Uint32Array.from(rows, ({ prompt }, i) => prompt.length - 1 + drawn[i]!.tokens.length)),
+    progress: tensor(Uint32Array.from(drawn.flatMap(({ tokens, ended }) => [tokens.length, ended ? 1 : 0])), [count, 2]),
+    tokens: tensor(table(new Uint32Array(count * maxNewTokens), ({ tokens }) => tokens), [count, maxNewTokens]),
+    logProbs: tensor(table(new Float32Array(count * maxNewTokens), ({ logProbs }) => logProbs), [count, maxNewTokens]),
+  };
+}
+
+/** The batch without rows that have ended, if that halves it. Rows behind the new end move into the gaps before it. */
+function withoutEnded(
+  batch: Batch,
+  all: readonly SampleRow[],
+  result: readonly Completion[],
+  options: SamplingOptions,
+): Batch {
+  const going = [...batch.rows.keys()].filter((line) => !result[batch.rows[line]!]!.ended);
+  if (going.length > batch.rows.length / 2) return batch;
+  const isGoing = new Set(going);
+  const gaps = Array.from({ length: going.length }, (_, line) => line).filter((line) => !isGoing.has(line));
+  const moves = going.filter((line) => line >= going.length).map((from, i) => ({ from, to: gaps[i]! }));
+  const rows = batch.rows.slice(0, going.length);
+  for (const { from, to } of moves) rows[to] = batch.rows[from]!;
+  // The token drawn last has no keys yet.
+  const filled = rows.map((row) => all[row]!.prompt.length + result[row]!.tokens.length - 1);
+  scope(() => moveCacheRows(batch.kv, moves, Math.max(...filled)));
+  return {
+    kv: firstCacheRows(batch.kv, rows.length),
+    rows,
+    state: samplerState(rows.map((row) => all[row]!), rows.map((row) => result[row]!), options),
+  };
 }
 
 /**

@@ -2,8 +2,11 @@
 //
 //   append:     cache[b, starts[b] + t, :] = x[b, t, :]      x [B, T, W] -> cache [B, capacity, W]
 //   copyPrefix: cache[b, t, :] = source[sourceRow[b], t, :]  for t < time: gives every sample its prompt's keys
+//   moveRows:   cache[moves[b].y, t, :] = cache[moves[b].x, t, :]  for t < time: closes the gaps of rows that have
+//               ended. No row is moved from and moved to, so the order of moves does not matter.
 //
-// W = key/value heads * head size. One thread per element of x (append) or of the copied prefix (copyPrefix).
+// W = key/value heads * head size. One workgroup per token, its threads side by side over W: a division per token
+// instead of per element, which is most of the work on a CPU.
 
 struct Params {
   batch: u32,
@@ -16,22 +19,12 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> source: array<f32>;
+@group(0) @binding(1) var<storage, read> moves: array<vec2u>;    // [B] rows: from, to
 @group(0) @binding(2) var<storage, read> starts: array<u32>;     // [B] position of each row's first new token
 @group(0) @binding(2) var<storage, read> sourceRow: array<u32>;  // [B] which row of `source` to copy
 @group(0) @binding(3) var<storage, read_write> cache: array<f32>;
 
 const WORKGROUP: u32 = 64u;
-
-struct Position {
-  row: u32,
-  time: u32,
-  channel: u32,
-}
-
-fn positionOf(index: u32) -> Position {
-  let token = index / params.width;
-  return Position(token / params.time, token % params.time, index % params.width);
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn append(
@@ -39,12 +32,13 @@ fn append(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let index = (workgroupId.x + workgroupId.y * grid.x) * WORKGROUP + thread;
-  if (index >= params.batch * params.time * params.width) { return; }
-  let at = positionOf(index);
-  let token = starts[at.row] + at.time;
-  if (token >= params.capacity) { return; }  // the launcher's caller bounds the length; never write into the next row
-  cache[(at.row * params.capacity + token) * params.width + at.channel] = x[index];
+  let token = workgroupId.x + workgroupId.y * grid.x;
+  if (token >= params.batch * params.time) { return; }
+  let row = token / params.time;
+  let position = starts[row] + token % params.time;
+  if (position >= params.capacity) { return; }  // the launcher's caller bounds the length; never write into the next row
+  let destination = (row * params.capacity + position) * params.width;
+  for (var i = thread; i < params.width; i += WORKGROUP) { cache[destination + i] = x[token * params.width + i]; }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -53,9 +47,26 @@ fn copyPrefix(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let index = (workgroupId.x + workgroupId.y * grid.x) * WORKGROUP + thread;
-  if (index >= params.batch * params.time * params.width) { return; }
-  let at = positionOf(index);
-  let value = source[(sourceRow[at.row] * params.sourceCapacity + at.time) * params.width + at.channel];
-  cache[(at.row * params.capacity + at.time) * params.width + at.channel] = value;
+  let token = workgroupId.x + workgroupId.y * grid.x;
+  if (token >= params.batch * params.time) { return; }
+  let row = token / params.time;
+  let time = token % params.time;
+  let origin = (sourceRow[row] * params.sourceCapacity + time) * params.width;
+  let destination = (row * params.capacity + time) * params.width;
+  for (var i = thread; i < params.width; i += WORKGROUP) { cache[destination + i] = source[origin + i]; }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn moveRows(
+  @builtin(workgroup_id) workgroupId: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let token = workgroupId.x + workgroupId.y * grid.x;
+  if (token >= params.batch * params.time) { return; }
+  let pair = moves[token / params.time];
+  let time = token % params.time;
+  let origin = (pair.x * params.capacity + time) * params.width;
+  let destination = (pair.y * params.capacity + time) * params.width;
+  for (var i = thread; i < params.width; i += WORKGROUP) { cache[destination + i] = cache[origin + i]; }
 }

@@ -3,8 +3,9 @@
  * Positions are data in a buffer; the same launches serve every step.
  */
 import { kernel, launch } from "./kernel.ts";
+import { rowRange } from "./ranges.ts";
 import { ShapeError, show } from "./shape.ts";
-import { dispose, empty, keep, type Tensor } from "./tensor.ts";
+import { dispose, empty, keep, tensor, type Tensor } from "./tensor.ts";
 
 export interface KvCache {
   /** Per layer [B, capacity, K, D]: rotated keys, and values. */
@@ -27,6 +28,13 @@ const copyPrefix = kernel({
   entry: "copyPrefix",
   buffers: ["source", "sourceRow", "cache"],
   params: ["batch", "time", "width", "capacity", "sourceCapacity"],
+});
+
+const moveRows = kernel({
+  shader: "kv_cache",
+  entry: "moveRows",
+  buffers: ["moves", "cache"],
+  params: ["batch", "time", "width", "capacity"],
 });
 
 /** Allocates a cache for `batch` rows of at most `capacity` tokens. Kept until `disposeKvCache`; content undefined. */
@@ -61,8 +69,7 @@ export function writeCache(cache: KvCache, layer: number, keys: Tensor, values: 
       );
     }
     const width = heads * headSize;
-    const groups = Math.ceil((batch * time * width) / WORKGROUP);
-    launch(append, { x, starts, cache: target }, { batch, time, width, capacity }, groups, { WORKGROUP });
+    launch(append, { x, starts, cache: target }, { batch, time, width, capacity }, batch * time, { WORKGROUP });
   }
 }
 
@@ -78,8 +85,37 @@ export function copyCachePrefix(cache: KvCache, source: KvCache, sourceRow: Tens
   for (const [target, from] of pairs as [Tensor, Tensor][]) {
     const [batch, capacity, kvHeads, headSize] = target.shape as [number, number, number, number];
     const width = kvHeads * headSize;
-    const groups = Math.ceil((batch * time * width) / WORKGROUP);
     const params = { batch, time, width, capacity, sourceCapacity: source.capacity };
-    launch(copyPrefix, { source: from, sourceRow, cache: target }, params, groups, { WORKGROUP });
+    launch(copyPrefix, { source: from, sourceRow, cache: target }, params, batch * time, { WORKGROUP });
   }
+}
+
+/**
+ * Moves the first `time` tokens of some rows onto others, in place. No row may be both moved from and moved to, nor
+ * moved to twice: all moves happen at once.
+ */
+export function moveCacheRows(
+  cache: KvCache,
+  moves: readonly { readonly from: number; readonly to: number }[],
+  time: number,
+): void {
+  const [rows] = cache.keys[0]!.shape as [number];
+  const used = moves.flatMap(({ from, to }) => [from, to]);
+  if (time > cache.capacity || used.some((row) => row >= rows)) {
+    throw new ShapeError(`moveCacheRows: rows ${used.join(", ")}, ${time} tokens in ${show(cache.keys[0]!.shape)}`);
+  }
+  if (new Set(used).size !== used.length) throw new ShapeError(`moveCacheRows: rows ${used.join(", ")} repeat`);
+  if (moves.length === 0 || time === 0) return;
+  const list = tensor(Uint32Array.from(used), [moves.length, 2]);
+  for (const target of [...cache.keys, ...cache.values]) {
+    const [, capacity, kvHeads, headSize] = target.shape as [number, number, number, number];
+    const params = { batch: moves.length, time, width: kvHeads * headSize, capacity };
+    launch(moveRows, { moves: list, cache: target }, params, moves.length * time, { WORKGROUP });
+  }
+}
+
+/** The first rows of a cache, as a cache over the same memory. */
+export function firstCacheRows({ keys, values, capacity }: KvCache, rows: number): KvCache {
+  const first = (x: Tensor): Tensor => rowRange(x, 0, rows);
+  return { keys: keys.map(first), values: values.map(first), capacity };
 }

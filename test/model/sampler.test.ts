@@ -307,6 +307,25 @@ describe("ends", () => {
     );
   });
 
+  test("rows that have ended are dropped from the batch, and the others draw what they would have drawn", async () => {
+    const endIds = Array.from({ length: model.config.vocabSize }, (_, id) => id).filter((id) => id % 3 === 0);
+    const draw = (tokensPerReadback: number) =>
+      sampleCompletions(model, prompts, 20, { ...options, maxNewTokens: 12, endIds, tokensPerReadback });
+    const kept = await draw(12); // one readback, at the end: nobody is dropped before
+    const lengths = kept.flat().map(({ tokens }) => tokens.length);
+    const going = (step: number): number => lengths.filter((length) => length > step).length;
+    expect(going(2)).toBeGreaterThan(3);
+    expect(going(6)).toBeLessThan(going(2) / 2); // it halves, and halves again
+    for (const tokensPerReadback of [1, 2, 5]) {
+      const dropped = await draw(tokensPerReadback);
+      expect(dropped.map(tokensOf)).toEqual(kept.map(tokensOf));
+      dropped.flat().forEach(({ logProbs, ended }, row) => {
+        expect(ended).toBe(kept.flat()[row]!.ended);
+        logProbs.forEach((value, i) => expect(value).toBeCloseTo(kept.flat()[row]!.logProbs[i]!, 5));
+      });
+    }
+  });
+
   test("stops early when every row has ended", async () => {
     let readbacks = 0;
     const everything = Array.from({ length: model.config.vocabSize }, (_, id) => id);

@@ -1,6 +1,14 @@
 /** The key/value cache: where new tokens land, whose prefix a row gets, and that nothing else is touched. */
 import { describe, expect, test } from "vitest";
-import { copyCachePrefix, createKvCache, disposeKvCache, writeCache, type KvCache } from "../../src/tensor/kv_cache.ts";
+import {
+  copyCachePrefix,
+  createKvCache,
+  disposeKvCache,
+  firstCacheRows,
+  moveCacheRows,
+  writeCache,
+  type KvCache,
+} from "../../src/tensor/kv_cache.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
 import { readAll, tensor, write, type Tensor } from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
@@ -101,6 +109,34 @@ test("rows take over the prefix of the row that sourceRow names", async () => {
     }
   });
   [source, cache].forEach(disposeKvCache);
+});
+
+test("rows move into gaps, in place; the first rows are a cache over the same memory", async () => {
+  const cache = blankCache(2, 5, 4);
+  await scopeAsync(async () => {
+    const [keys, values] = [labelled(5, 3, 1000), labelled(5, 3, 5000)];
+    for (const layer of [0, 1]) writeCache(cache, layer, keys.x, values.x, tensor(new Uint32Array(5)));
+    moveCacheRows(cache, [{ from: 4, to: 0 }, { from: 3, to: 2 }], 2);
+    const origins = [4, 1, 3]; // rows 3 and 4 stay as they are, but nobody looks at them any more
+    for (const layer of [0, 1]) {
+      const first = firstCacheRows(cache, 3);
+      for (const [stored, origin, moved] of [
+        [first.keys[layer]!, keys, [0, 2]],
+        [first.values[layer]!, values, [0, 2]],
+      ] as const) {
+        const rows = await tokensOf(stored);
+        expect(rows).toHaveLength(3);
+        rows.forEach((row, b) => {
+          const wasMoved = moved.includes(b as 0 | 2);
+          row.slice(0, 2).forEach((channels, t) => expect(channels).toEqual(origin.at(origins[b]!, t)));
+          expect(row[2]).toEqual(origin.at(wasMoved ? b : origins[b]!, 2)); // only two tokens moved
+        });
+      }
+    }
+    expect(() => moveCacheRows(cache, [{ from: 1, to: 5 }], 1)).toThrow(/moveCacheRows: rows 1, 5/);
+    expect(() => moveCacheRows(cache, [{ from: 1, to: 2 }, { from: 2, to: 3 }], 1)).toThrow(/rows 1, 2, 2, 3 repeat/);
+  });
+  disposeKvCache(cache);
 });
 
 describe("limits", () => {
