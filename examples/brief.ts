@@ -1,7 +1,10 @@
 /**
  * An environment of your own: teaches the model to answer in one short sentence.
  *
- *   npx tsx src/grpo/train.ts --environment examples/brief.ts --max-rollout-tokens 24 --train-steps 20
+ *   npx tsx src/grpo/train.ts --environment examples/brief.ts --max-rollout-tokens 24 --train-steps 20 \
+ *     --objective dapo --learning-rate 1e-4
+ *
+ * Sentences are longer than digits: a ratio for each token and a smaller learning rate keep the steps small.
  *
  * It runs in a process of its own: what it prints goes to stderr, and a reply that hangs it costs only that reply.
  */
