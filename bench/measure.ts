@@ -5,6 +5,7 @@
 import { gpu } from "../src/tensor/device.ts";
 import { memoryStats, resetPeak, scope } from "../src/tensor/memory.ts";
 import { recorderStats, submit } from "../src/tensor/recorder.ts";
+import { waitForGpu } from "../src/tensor/wait.ts";
 import type { Roofline } from "./roofline.ts";
 import type { Row } from "./table.ts";
 import type { Torch, TorchRequest } from "./torch.ts";
@@ -55,7 +56,7 @@ export async function kernelTimer(body: () => void): Promise<Timer> {
     const start = performance.now();
     for (let i = 0; i < repeats; i++) scope(body);
     submit();
-    await gpu().device.queue.onSubmittedWorkDone();
+    await waitForGpu(gpu().device.queue.onSubmittedWorkDone());
     return (performance.now() - start) / repeats;
   };
   await run(1); // compiles

@@ -1,4 +1,4 @@
-// What every matrix-product kernel shares: parameters, bindings, and which tile of which matrix a workgroup computes.
+// What both matrix-product kernels share: parameters, and which tile of which matrix a workgroup computes.
 //
 //   c[batch, row, col] (+)= sum over k of a[batch, row, k] * b[batch, k, col], + bias[col], + residual[batch, row, col]
 //
@@ -30,14 +30,10 @@ struct Params {
   bBatch0: u32,
   bBatch1: u32,
   bBatch2: u32,
+  tilesPerGroup: u32,  // tiles side by side that a workgroup of matmul_subgroup.wgsl computes
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<u32>;  // float32 bits, or bf16
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
-@group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
 
 // Bits of `addends`. Without its bit, what is bound as bias or residual is not read.
 const ADD_C: u32 = 1u;
@@ -45,11 +41,6 @@ const ADD_BIAS: u32 = 2u;
 const ADD_RESIDUAL: u32 = 4u;
 
 const B_BF16: u32 = 0u;
-
-fn loadB(index: u32) -> f32 {
-  if (B_BF16 == 1u) { return bf16Element(b[index / 2u], index); }
-  return bitcast<f32>(b[index]);
-}
 
 // One workgroup's share: a tile of one matrix of the batch.
 struct Tile {
@@ -78,16 +69,4 @@ fn locateTile(group: u32, tileRows: u32, tileCols: u32) -> Tile {
     params.bOffset + batch0 * params.bBatch0 + batch1 * params.bBatch1 + batch2 * params.bBatch2,
     params.cOffset + batch * params.rows * params.cols,
   );
-}
-
-// Writes one element of c: the product, and what is to be added to it.
-fn store(tile: Tile, row: u32, col: u32, product: f32) {
-  let index = tile.cStart + row * params.cRow + col;
-  var sum = product;
-  if (params.addends != 0u) {
-    if ((params.addends & ADD_C) != 0u) { sum += c[index]; }
-    if ((params.addends & ADD_BIAS) != 0u) { sum += bias[params.biasOffset + col]; }
-    if ((params.addends & ADD_RESIDUAL) != 0u) { sum += residual[index]; }
-  }
-  c[index] = sum;
 }

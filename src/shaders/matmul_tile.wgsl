@@ -16,8 +16,19 @@ const PER_THREAD: u32 = 4u;      // TILE / SIDE
 const THREADS: u32 = 256u;       // SIDE * SIDE
 const PITCH: u32 = 65u;          // TILE + 1: a column of the slice then touches different memory banks
 
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<u32>;  // float32 bits, or bf16
+@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<f32>;
+
 var<workgroup> aSlice: array<f32, SLICE * PITCH>;  // [k][row]
 var<workgroup> bSlice: array<f32, SLICE * PITCH>;  // [k][col]
+
+fn loadB(index: u32) -> f32 {
+  if (B_BF16 == 1u) { return bf16Element(b[index / 2u], index); }
+  return bitcast<f32>(b[index]);
+}
 
 // Element `i` of a slice that is copied along k (contiguous: true) or along the other axis -> (other, k).
 fn sliceElement(i: u32, alongInner: bool) -> vec2u {
@@ -76,4 +87,16 @@ fn matmul(
       if (row < params.rows && col < params.cols) { store(tile, row, col, sums[i][j]); }
     }
   }
+}
+
+// Writes one element of c: the product, and what is to be added to it.
+fn store(tile: Tile, row: u32, col: u32, product: f32) {
+  let index = tile.cStart + row * params.cRow + col;
+  var sum = product;
+  if (params.addends != 0u) {
+    if ((params.addends & ADD_C) != 0u) { sum += c[index]; }
+    if ((params.addends & ADD_BIAS) != 0u) { sum += bias[params.biasOffset + col]; }
+    if ((params.addends & ADD_RESIDUAL) != 0u) { sum += residual[index]; }
+  }
+  c[index] = sum;
 }

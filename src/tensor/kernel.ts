@@ -34,6 +34,8 @@ interface Pipeline {
 const pipelines = new Map<string, Pipeline>();
 const bindGroups = new Map<string, GPUBindGroup>();
 const MAX_BIND_GROUPS = 8192;
+/** Bindings are rounded up to whole vectors, within their buffers (see `sizeClass`): a shader may read them as vec4. */
+const VECTOR_BYTES = 16;
 const MAX_GROUPS_PER_DIMENSION = 65535;
 
 beforeTrim(() => bindGroups.clear());
@@ -211,7 +213,7 @@ function createBindGroup<Buffers extends string>(
   const { device } = gpu();
   const entries: GPUBindGroupEntry[] = kernel.buffers.map((name) => {
     const { storage, byteOffset: offset = 0 } = buffers[name];
-    const size = Math.max(4, byteLength(buffers[name]));
+    const size = Math.max(1, Math.ceil(byteLength(buffers[name]) / VECTOR_BYTES)) * VECTOR_BYTES;
     return { binding: shape.buffers.get(name)!.binding, resource: { buffer: storage.pooled.buffer, offset, size } };
   });
   if (kernel.params.length > 0) entries.push({ binding: 0, resource: { buffer: uniformBuffer(), size: PARAM_BYTES } });

@@ -63,6 +63,7 @@ const buffers = ["a", "b", "c", "bias", "residual"] as const;
 const params = [
   "rows", "cols", "inner", "aOffset", "aRow", "aInner", "bOffset", "bInner", "bCol", "cOffset", "cRow", "addends",
   "biasOffset", "batches", "batchSize1", "batchSize2", "aBatch0", "aBatch1", "aBatch2", "bBatch0", "bBatch1", "bBatch2",
+  "tilesPerGroup",
 ] as const;
 const bf16 = { b: "B_BF16" } as const;
 /** Bits of the parameter `addends`. */
@@ -74,17 +75,57 @@ interface Variant {
   readonly kernel: typeof subgroupKernel;
   readonly tileRows: number;
   readonly tileCols: number;
-  readonly constants: Constants;
+  readonly constants: (layout: Layout) => Constants;
+  /** Whether a workgroup can compute several tiles side by side, with the rows of a staged for all of them. */
+  readonly stages: boolean;
 }
 
 /** The kernels by the tile of the result that one workgroup computes. */
 const variants = {
-  subgroup8x32: { kernel: subgroupKernel, tileRows: 8, tileCols: 32, constants: { ROW_BLOCKS: 1 } },
-  subgroup32x32: { kernel: subgroupKernel, tileRows: 32, tileCols: 32, constants: { ROW_BLOCKS: 4 } },
-  shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, constants: {} },
+  subgroup8x32: { kernel: subgroupKernel, tileRows: 8, tileCols: 32, stages: false, constants: (layout) => vectorised(1, layout) },
+  subgroup32x32: { kernel: subgroupKernel, tileRows: 32, tileCols: 32, stages: true, constants: (layout) => vectorised(4, layout) },
+  shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, stages: false, constants: () => ({}) },
 } satisfies Record<string, Variant>;
 
 export type MatmulVariant = keyof typeof variants;
+
+/** What a kernel may be specialised for: sizes, and where the elements of a, b and c lie. */
+interface Layout {
+  readonly rows: number;
+  readonly cols: number;
+  readonly inner: number;
+  readonly a: Block;
+  readonly b: Block;
+  readonly c: Block;
+}
+
+/** Element (i, j) of a block lies at starts[0] + i * rowStride + j * colStride, plus multiples of the other starts. */
+interface Block {
+  readonly starts: readonly number[];
+  readonly rowStride: number;
+  readonly colStride: number;
+}
+
+const VECTOR = 4;
+/** How matmul_subgroup.wgsl loads blocks of a and b: by vectors along k, along the other axis, or by elements. */
+const ALONG = { none: 0, inner: 1, outer: 2 } as const;
+
+/** The constants of matmul_subgroup.wgsl: vectors wherever every address that a vector may have is a multiple of 4. */
+function vectorised(rowsPerLane: number, { rows, cols, inner, a, b, c }: Layout): Constants {
+  const fits = (...numbers: readonly number[]): boolean => numbers.every((n) => n % VECTOR === 0);
+  const along = (starts: readonly number[], outer: number, outerStride: number, innerStride: number): number => {
+    if (innerStride === 1 && fits(inner, outerStride, ...starts)) return ALONG.inner;
+    if (outerStride === 1 && fits(outer, innerStride, ...starts)) return ALONG.outer;
+    return ALONG.none;
+  };
+  const aAlong = along(a.starts, rows, a.rowStride, a.colStride);
+  return {
+    ROWS_PER_LANE: rowsPerLane,
+    A_ALONG: aAlong === ALONG.outer && rowsPerLane < VECTOR ? ALONG.none : aAlong,
+    B_ALONG: along(b.starts, cols, b.colStride, b.rowStride),
+    C_VECTORS: fits(cols, c.rowStride, ...c.starts) ? 1 : 0,
+  };
+}
 
 /**
  * Which kernel computes a product with so many rows. Measured on lavapipe (two threads of 256 bits), m x k x n: GFLOPS
@@ -109,6 +150,18 @@ export function chooseVariant(rows: number): MatmulVariant {
   const { software, subgroupSize } = gpu();
   if (!software || subgroupSize !== 8) return "shared64x64";
   return rows <= 8 ? "subgroup8x32" : "subgroup32x32";
+}
+
+/** Steps of k whose rows fit into 32 KiB of workgroup memory. */
+const MAX_STAGED_STEPS = 256;
+
+/**
+ * How many tiles side by side a workgroup of matmul_subgroup.wgsl computes from staged rows; 1: nothing is staged.
+ */
+export function chooseTilesPerGroup(down: number, across: number): number {
+  const most = Math.floor((down * across) / 16); // leaves 16 workgroups for the driver's threads to share
+  if (Math.min(most, across) < 3) return 1;
+  return Math.ceil(across / Math.ceil(across / most));
 }
 
 /** All kernels that this adapter can run. */
@@ -257,13 +310,21 @@ function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions):
   const { accumulate, batch = { shape: [], strides: [[], []] }, variant = chooseVariant(a.rows), bias } = options;
   const residual = options.residual && operand(options.residual, false);
   const [, batchSize1, batchSize2] = leftPad(batch.shape, 1);
-  const [aBatch0, aBatch1, aBatch2] = leftPad(batch.strides[0]!, 0);
-  const [bBatch0, bBatch1, bBatch2] = leftPad(batch.strides[1]!, 0);
+  const aBatch = leftPad(batch.strides[0]!, 0);
+  const bBatch = leftPad(batch.strides[1]!, 0);
   const batches = sizeOf(batch.shape);
-  const { kernel, tileRows, tileCols, constants } = variants[variant];
+  const { kernel, tileRows, tileCols, constants, stages } = variants[variant];
   const addends = (accumulate ? ADD.c : 0) | (bias ? ADD.bias : 0) | (residual ? ADD.residual : 0);
   const launchPiece = (rows: Range, cols: Range, inner: Range): void => {
     const [ofA, ofB, ofC] = [bindBlock(a, rows, inner), bindBlock(b, inner, cols), bindBlock(c, rows, cols)];
+    const layout = {
+      rows: rows.count, cols: cols.count, inner: inner.count,
+      a: { ...a, starts: [ofA.offset, ...aBatch] },
+      b: { ...b, starts: [ofB.offset, ...bBatch] },
+      c: { ...c, starts: [ofC.offset, cols.start] }, // the bias of a column lies at its number
+    };
+    const [rowTiles, colTiles] = [Math.ceil(rows.count / tileRows), Math.ceil(cols.count / tileCols)];
+    const tilesPerGroup = stages ? chooseTilesPerGroup(batches * rowTiles, colTiles) : 1;
     launch(
       kernel,
       {
@@ -275,10 +336,12 @@ function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions):
         aOffset: ofA.offset, aRow: a.rowStride, aInner: a.colStride,
         bOffset: ofB.offset, bInner: b.rowStride, bCol: b.colStride,
         cOffset: ofC.offset, cRow: c.rowStride, addends: inner.start === 0 ? addends : ADD.c, biasOffset: cols.start,
-        batches, batchSize1, batchSize2, aBatch0, aBatch1, aBatch2, bBatch0, bBatch1, bBatch2,
+        batches, batchSize1, batchSize2,
+        aBatch0: aBatch[0], aBatch1: aBatch[1], aBatch2: aBatch[2],
+        bBatch0: bBatch[0], bBatch1: bBatch[1], bBatch2: bBatch[2], tilesPerGroup,
       },
-      batches * Math.ceil(rows.count / tileRows) * Math.ceil(cols.count / tileCols),
-      constants,
+      batches * rowTiles * Math.ceil(colTiles / tilesPerGroup),
+      tilesPerGroup === 1 ? constants(layout) : { ...constants(layout), STAGED_STEPS: MAX_STAGED_STEPS },
     );
   };
   const colPieces = cutAxis(b.cols, b.transposed ? [b] : []);

@@ -7,6 +7,7 @@
  */
 import { checkHealth, gpu, settleChecks } from "./device.ts";
 import { beforeTrim, type PooledBuffer, type Storage } from "./memory.ts";
+import { waitForGpu } from "./wait.ts";
 
 const SLOTS = 256;
 const SLOT_BYTES = 256;
@@ -121,7 +122,7 @@ export async function download(regions: readonly Region[]): Promise<ArrayBuffer[
   }
   submit();
   try {
-    await Promise.all(batches.map(({ staging, bytes }) => staging.mapAsync(GPUMapMode.READ, 0, bytes)));
+    await waitForGpu(Promise.all(batches.map(({ staging, bytes }) => staging.mapAsync(GPUMapMode.READ, 0, bytes))));
   } catch (error) {
     await settleChecks(); // a lost device or a failed submit explains the failed mapping better
     throw error;

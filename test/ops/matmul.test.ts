@@ -5,7 +5,9 @@ import * as ops from "../../src/autograd/ops.ts";
 import { parameter } from "../../src/autograd/variable.ts";
 import { gpu } from "../../src/tensor/device.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
-import { allRows, chooseSlices, chooseVariant, matmul, matmulRows, runnableVariants } from "../../src/tensor/matmul.ts";
+import {
+  allRows, chooseSlices, chooseTilesPerGroup, chooseVariant, matmul, matmulRows, runnableVariants,
+} from "../../src/tensor/matmul.ts";
 import type { Addends, MatmulOptions, MatmulVariant, RowRange } from "../../src/tensor/matmul.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
 import { dispose, empty, keep, read, tensor } from "../../src/tensor/tensor.ts";
@@ -57,7 +59,7 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
   it.each(variants)("%s kernel: edges of the tiles", async (variant) => {
     const sizes = [
       [1, 13, 1], [5, 63, 65], [8, 7, 64], [9, 3, 257], [63, 65, 63], [65, 16, 257], [257, 17, 31], [32, 1, 32],
-      [33, 2, 34],
+      [33, 2, 34], [36, 20, 44], [68, 8, 36],
     ] as const;
     for (const [m, k, n] of sizes) {
       const [a, b] = operands(m, k, n, layout, m);
@@ -115,6 +117,31 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
         const c = await product();
         expectClose(`${variant}, ${slices} slices`, c, nn.matmul(a, b, layout).data, tolerance(k));
         expect(await product()).toEqual(c);
+      });
+    }
+  });
+
+  it("stages the rows of several tiles, in chunks of k, which alone change bits", async () => {
+    // Sizes that vectors of four fit and do not fit, of one chunk and of two.
+    for (const [m, k, n] of [[512, 256, 100], [513, 47, 129], [512, 260, 132], [513, 259, 129]] as const) {
+      expect(chooseTilesPerGroup(Math.ceil(m / 32), Math.ceil(n / 32))).toBeGreaterThan(1);
+      const [a, b] = operands(m, k, n, layout);
+      const { uniform } = random(5);
+      const [bias, residual, before] = [uniform([n]), uniform([m, n]), uniform([m, n])];
+      const product = nn.matmul(a, b, layout);
+      await scopeAsync(async () => {
+        const [x, y] = [toGpu(a), toGpu(b)];
+        const run = (variant: MatmulVariant, into?: Array64): Promise<ArrayLike<number>> =>
+          read(matmul(x, y, {
+            ...layout, variant, ...(into ? { accumulateInto: toGpu(into) } : { bias: toGpu(bias), residual: toGpu(residual) }),
+          }));
+        const staged = await run("subgroup32x32");
+        // Of so many sums the worst is further off than of a few.
+        expectClose("staged", staged, add(add(product, bias), residual).data, tolerance(4 * k));
+        if (k <= 256) expect(staged).toEqual(await run("subgroup8x32"));
+        const accumulated = await run("subgroup32x32", before);
+        expectClose("staged, accumulated", accumulated, add(before, product).data, tolerance(4 * k));
+        if (k <= 256) expect(accumulated).toEqual(await run("subgroup8x32", before));
       });
     }
   });
