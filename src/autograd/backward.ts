@@ -66,11 +66,12 @@ function walk(
       continue;
     }
     const { inputs, rule } = variable.producer;
-    const results = scope(() => rule!(dy));
+    const into = inputs.map((input) => gradients.growing(input));
+    const results = scope(() => rule!(dy, into));
     variable.producer.rule = null;
     inputs.forEach((input, i) => {
       const dx = results[i];
-      if (!dx || !input.tracked) return;
+      if (!dx || !input.tracked || dx === into[i]) return;
       if (show(dx.shape) !== show(input.value.shape)) {
         throw new ShapeError(
           `${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`,
@@ -124,6 +125,12 @@ class PendingGradients {
   /** Whether backward allocated this storage and one reader is left. */
   isLastReader(storage: Storage): boolean {
     return storage.owner === this.#scope && this.#readers.get(storage) === 1;
+  }
+
+  /** What has been left for a Variable so far, if more can be added to it in place. */
+  growing(variable: Variable): Tensor | null {
+    const gradient = this.#pending.get(variable);
+    return gradient && this.isLastReader(gradient.storage) ? gradient : null;
   }
 
   #hold(storage: Storage): void {

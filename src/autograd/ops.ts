@@ -19,7 +19,7 @@ import { normalizeAxis, sizeOf, type Shape } from "../tensor/shape.ts";
 import * as softmaxKernels from "../tensor/softmax.ts";
 import { reshape as reshapeTensor, type Tensor } from "../tensor/tensor.ts";
 import * as logProbKernels from "../tensor/token_log_prob.ts";
-import { record, recordJoint, type Variable } from "./variable.ts";
+import { record, recordJoint, type Rule, type Variable } from "./variable.ts";
 
 // ---- arithmetic with broadcasting: the gradient of a broadcast is a sum -------------------------------------------
 
@@ -298,17 +298,20 @@ export function matmul(a: Variable, b: Variable, options: MatmulOptions & Addend
   const y = matmulKernel(a.value, b.value, {
     transposeA, transposeB, bias: bias?.value, residual: residual?.value,
   });
-  const edges: [Variable, (dy: Tensor) => Tensor][] = [
-    [a, (dy) => {
+  // A gradient that other operations have begun is gone on with, unless ours is to be summed over broadcast axes first.
+  const isPlain = a.value.shape.length === 2 && b.value.shape.length === 2;
+  const onto = (into: Tensor | null): { accumulateInto?: Tensor } => (into && isPlain ? { accumulateInto: into } : {});
+  const edges: [Variable, Rule][] = [
+    [a, (dy, into) => {
       const dA = transposeA
-        ? matmulKernel(b.value, dy, { transposeA: transposeB, transposeB: true })
-        : matmulKernel(dy, b.value, { transposeB: !transposeB });
+        ? matmulKernel(b.value, dy, { transposeA: transposeB, transposeB: true, ...onto(into) })
+        : matmulKernel(dy, b.value, { transposeB: !transposeB, ...onto(into) });
       return reduce.sumTo(dA, a.value.shape);
     }],
-    [b, (dy) => {
+    [b, (dy, into) => {
       const dB = transposeB
-        ? matmulKernel(dy, a.value, { transposeA: true, transposeB: transposeA })
-        : matmulKernel(a.value, dy, { transposeA: !transposeA });
+        ? matmulKernel(dy, a.value, { transposeA: true, transposeB: transposeA, ...onto(into) })
+        : matmulKernel(a.value, dy, { transposeA: !transposeA, ...onto(into) });
       return reduce.sumTo(dB, b.value.shape);
     }],
   ];
@@ -398,8 +401,8 @@ export function embedding(table: Variable, ids: embeddingKernels.TokenIds): Vari
 /** (x - mean) / sqrt(var + eps) * weight + bias over the last axis (torch.nn.functional.layer_norm) */
 export function layerNorm(x: Variable, weight: Variable, bias: Variable, eps: number): Variable {
   const { y, mean, rstd } = layerNormKernels.layerNorm(x.value, weight.value, bias.value, eps);
-  return recordJoint("layerNorm", y, [x, weight, bias], (dy) => {
-    const { dx, dWeight, dBias } = layerNormKernels.layerNormBackward(x.value, weight.value, mean, rstd, dy);
+  return recordJoint("layerNorm", y, [x, weight, bias], (dy, [into]) => {
+    const { dx, dWeight, dBias } = layerNormKernels.layerNormBackward(x.value, weight.value, mean, rstd, dy, into);
     return [dx, dWeight, dBias];
   });
 }
@@ -407,8 +410,8 @@ export function layerNorm(x: Variable, weight: Variable, bias: Variable, eps: nu
 /** x / sqrt(mean(x^2) + eps) * weight over the last axis (torch.nn.functional.rms_norm) */
 export function rmsNorm(x: Variable, weight: Variable, eps: number): Variable {
   const { y, rstd } = rmsNormKernels.rmsNorm(x.value, weight.value, eps);
-  return recordJoint("rmsNorm", y, [x, weight], (dy) => {
-    const { dx, dWeight } = rmsNormKernels.rmsNormBackward(x.value, weight.value, rstd, dy);
+  return recordJoint("rmsNorm", y, [x, weight], (dy, [into]) => {
+    const { dx, dWeight } = rmsNormKernels.rmsNormBackward(x.value, weight.value, rstd, dy, into);
     return [dx, dWeight];
   });
 }

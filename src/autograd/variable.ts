@@ -11,11 +11,18 @@ import type { Tensor } from "../tensor/tensor.ts";
 export interface Producer {
   readonly op: string;
   readonly inputs: readonly Variable[];
-  /**
-   * dL/dOutput -> dL/dInput for each input (null where it is not tracked). Cleared once used: it holds what was saved.
-   */
-  rule: ((dy: Tensor) => readonly (Tensor | null)[]) | null;
+  /** Cleared once used: it holds what was saved. */
+  rule: JointRule | null;
 }
+
+/**
+ * dL/dOutput -> dL/dInput for each input (null where it is not tracked). Where other operations have already left a
+ * gradient of an input, `into` offers it: a rule may add its own share to that tensor and return it, which saves a
+ * pass over both, or ignore it.
+ */
+export type JointRule = (dy: Tensor, into: readonly (Tensor | null)[]) => readonly (Tensor | null)[];
+/** The same for one input. */
+export type Rule = (dy: Tensor, into: Tensor | null) => Tensor;
 
 export interface Variable {
   readonly value: Tensor;
@@ -49,22 +56,17 @@ export function detach(x: Variable): Variable {
  * Records an operation whose inputs have independent gradient rules, each run only if its input is tracked:
  * `record("mul", y, [a, (dy) => mul(dy, b)], [b, (dy) => mul(dy, a)])`.
  */
-export function record(op: string, value: Tensor, ...edges: readonly [Variable, (dy: Tensor) => Tensor][]): Variable {
+export function record(op: string, value: Tensor, ...edges: readonly [Variable, Rule][]): Variable {
   return recordJoint(
     op,
     value,
     edges.map(([input]) => input),
-    (dy) => edges.map(([input, rule]) => (input.tracked ? rule(dy) : null)),
+    (dy, into) => edges.map(([input, rule], i) => (input.tracked ? rule(dy, into[i]!) : null)),
   );
 }
 
 /** Records an operation whose backward kernel yields the gradients of several inputs at once. */
-export function recordJoint(
-  op: string,
-  value: Tensor,
-  inputs: readonly Variable[],
-  rule: (dy: Tensor) => readonly (Tensor | null)[],
-): Variable {
+export function recordJoint(op: string, value: Tensor, inputs: readonly Variable[], rule: JointRule): Variable {
   const tracked = inputs.some((input) => input.tracked);
   return { value, tracked, producer: tracked ? { op, inputs, rule } : null, grad: null };
 }

@@ -12,7 +12,7 @@
 // holds four rows, as the components of a vec4 (see rms_norm.wgsl); a thread takes every WORKGROUP-th column. Rows past
 // the end repeat the last row: they compute and store its values once more.
 
-struct Params { rows: u32, cols: u32, eps: f32 }
+struct Params { rows: u32, cols: u32, eps: f32, addToDx: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -100,7 +100,9 @@ fn layerNormBackward(
     let at = start + col;
     let xhat = (vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center) * scale;
     let dys = vec4f(dy[at.x], dy[at.y], dy[at.z], dy[at.w]);
-    let dxs = scale * (dys * weight[col] - meanG - xhat * meanGX);
+    // What dx held is read before any row is stored: a repeated row then stores the same sum again.
+    var dxs = scale * (dys * weight[col] - meanG - xhat * meanGX);
+    if (params.addToDx == 1u) { dxs += vec4f(dx[at.x], dx[at.y], dx[at.z], dx[at.w]); }
     dx[at.x] = dxs.x;
     dx[at.y] = dxs.y;
     dx[at.z] = dxs.z;

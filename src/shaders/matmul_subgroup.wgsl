@@ -191,9 +191,10 @@ fn matmul(
 
 // The bound of the loop is data, so the compiler leaves it a loop: unrolled, it would take seconds to compile.
 fn storeSums(tile: Tile, firstCol: u32, sums: ptr<function, Sums>, addends: u32) {
-  let rowsInside = min(TILE_ROWS, params.rows - tile.row);
-  for (var i = 0u; i < rowsInside; i++) {
-    let index = tile.cStart + (tile.row + i) * params.cRow + firstCol;
+  let end = min(tile.row + TILE_ROWS, params.rows);
+  for (var row = tile.row; row < end; row++) {
+    let i = row - tile.row;
+    let index = tile.cStart + row * params.cRow + firstCol;
     if (C_VECTORS == 1u) {
       if (firstCol < params.cols) { storeVector(index, firstCol, (*sums)[i], addends); }
     } else {

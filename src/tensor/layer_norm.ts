@@ -19,7 +19,7 @@ const backwardKernel = kernel({
   shader: "layer_norm",
   entry: "layerNormBackward",
   buffers: ["x", "weight", "savedMean", "savedRstd", "dy", "dx", "dWeightTiles", "dBiasTiles"],
-  params: ["rows", "cols"],
+  params: ["rows", "cols", "addToDx"],
 });
 
 /**
@@ -44,23 +44,26 @@ export function layerNorm(
   return { y, mean, rstd };
 }
 
-/** Gradients of x, weight and bias, from the `mean` and `rstd` of the forward pass. */
+/**
+ * Gradients of x (added to `into` where there is one), weight and bias, from the `mean` and `rstd` of the forward pass.
+ */
 export function layerNormBackward(
   x: Tensor,
   weight: Tensor,
   mean: Tensor,
   rstd: Tensor,
   dy: Tensor,
+  into: Tensor | null = null,
 ): { dx: Tensor; dWeight: Tensor; dBias: Tensor } {
   const { rows, cols } = rowsOf("layerNormBackward", x);
   expectShape("layerNormBackward", "dy", dy, x.shape);
   return scope(() => {
-    const dx = empty(x.shape);
+    const dx = into ?? empty(x.shape);
     const tiles = Math.ceil(rows / TILE_ROWS);
     const dWeightTiles = empty([tiles, cols]);
     const dBiasTiles = empty([tiles, cols]);
     const buffers = { x, weight, savedMean: mean, savedRstd: rstd, dy, dx, dWeightTiles, dBiasTiles };
-    launch(backwardKernel, buffers, { rows, cols }, tiles, { WORKGROUP: gpu().rowThreads });
+    launch(backwardKernel, buffers, { rows, cols, addToDx: into ? 1 : 0 }, tiles, { WORKGROUP: gpu().rowThreads });
     return { dx, dWeight: sum(dWeightTiles, [0]), dBias: sum(dBiasTiles, [0]) };
   });
 }

@@ -160,7 +160,7 @@ const MAX_STAGED_STEPS = 256;
  */
 export function chooseTilesPerGroup(down: number, across: number): number {
   const most = Math.floor((down * across) / 16); // leaves 16 workgroups for the driver's threads to share
-  if (Math.min(most, across) < 3) return 1;
+  if (Math.min(most, across) < 2) return 1;
   return Math.ceil(across / Math.ceil(across / most));
 }
 

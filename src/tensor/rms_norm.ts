@@ -19,7 +19,7 @@ const backwardKernel = kernel({
   shader: "rms_norm",
   entry: "rmsNormBackward",
   buffers: ["x", "weight", "savedRstd", "dy", "dx", "dWeightTiles"],
-  params: ["rows", "cols"],
+  params: ["rows", "cols", "addToDx"],
 });
 
 /** y = x / sqrt(mean(x^2) + eps) * weight over the last axis (torch.nn.functional.rms_norm); rstd is one per row. */
@@ -33,21 +33,22 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): { y: Tensor; rs
   return { y, rstd };
 }
 
-/** Gradients of x and weight, from the `rstd` of the forward pass. */
+/** Gradients of x (added to `into` where there is one) and weight, from the `rstd` of the forward pass. */
 export function rmsNormBackward(
   x: Tensor,
   weight: Tensor,
   rstd: Tensor,
   dy: Tensor,
+  into: Tensor | null = null,
 ): { dx: Tensor; dWeight: Tensor } {
   const { rows, cols } = rowsOf("rmsNormBackward", x);
   expectShape("rmsNormBackward", "dy", dy, x.shape);
   return scope(() => {
-    const dx = empty(x.shape);
+    const dx = into ?? empty(x.shape);
     const tiles = Math.ceil(rows / TILE_ROWS);
     const dWeightTiles = empty([tiles, cols]);
     const buffers = { x, weight, savedRstd: rstd, dy, dx, dWeightTiles };
-    launch(backwardKernel, buffers, { rows, cols }, tiles, { WORKGROUP: gpu().rowThreads });
+    launch(backwardKernel, buffers, { rows, cols, addToDx: into ? 1 : 0 }, tiles, { WORKGROUP: gpu().rowThreads });
     return { dx, dWeight: sum(dWeightTiles, [0]) };
   });
 }

@@ -5,12 +5,14 @@ import * as ops from "../../src/autograd/ops.ts";
 import { constant, detach, parameter, type Variable } from "../../src/autograd/variable.ts";
 import * as el from "../../src/tensor/elementwise.ts";
 import { memoryStats, resetPeak, scope, scopeAsync } from "../../src/tensor/memory.ts";
+import { observeDispatches } from "../../src/tensor/recorder.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
 import { dispose, keep, readAll, tensor } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
-import "../support/gpu.ts";
+import { toGpu } from "../support/gpu.ts";
 import { random } from "../support/gradcheck.ts";
 import * as ref from "../support/reference.ts";
+import * as nn from "../support/reference_nn.ts";
 
 /** Runs `body` with one parameter for each list of values; afterwards nothing of it is left on the GPU. */
 async function withParameters(
@@ -179,6 +181,56 @@ describe("gradients that share memory are never written to", () => {
       const y = ops.add(x, ops.mul(x, x));
       backward(ops.sum(ops.add(y, p)));
       expect(await gradients(p)).toEqual([[11, 19]]); // x = 2p, y = 2p + 4p^2: 2 + 8p + 1
+    });
+  });
+});
+
+describe("products and norms add to a gradient that others have begun", () => {
+  // Five rows: the norms work on four at a time, and repeat the last one.
+  const shapes = [[5, 6], [6], [6], [6], [6, 6], [6, 6]];
+  const inputs = shapes.map((shape) => random(61).uniform(shape, -1, 1));
+  // Two of each norm, since the first to leave a gradient of x has nothing to add to.
+  const gpu = (x: Variable, u: Variable, v: Variable, bias: Variable, a: Variable, b: Variable): Variable => {
+    const [first, second] = [ops.rmsNorm(x, u, 1e-6), ops.layerNorm(x, v, bias, 1e-5)];
+    const [third, fourth] = [ops.rmsNorm(x, v, 1e-6), ops.layerNorm(x, u, bias, 1e-5)];
+    let y = ops.matmul(first, a, { residual: x });
+    y = ops.matmul(first, b, { residual: y });
+    y = ops.matmul(second, a, { transposeB: true, residual: y });
+    y = ops.matmul(third, b, { transposeB: true, residual: y });
+    return ops.matmul(fourth, a, { residual: y });
+  };
+
+  test("with the right result", async () => {
+    await checkOp("shared inputs", {
+      inputs,
+      gpu,
+      reference: (x, u, v, bias, a, b) => {
+        const [first, second] = [nn.rmsNorm(x, u, 1e-6), nn.layerNorm(x, v, bias, 1e-5)];
+        const [third, fourth] = [nn.rmsNorm(x, v, 1e-6), nn.layerNorm(x, u, bias, 1e-5)];
+        const transposed = { transposeB: true };
+        return [
+          nn.matmul(first, a), nn.matmul(first, b), nn.matmul(second, a, transposed), nn.matmul(third, b, transposed),
+          nn.matmul(fourth, a),
+        ].reduce((y, product) => ref.add(y, product), x);
+      },
+      forward: { rtol: 1e-5, atol: 1e-5 },
+    });
+  });
+
+  test("without a pass of its own", async () => {
+    await scopeAsync(async () => {
+      const parameters = inputs.map((input) => parameter(keep(toGpu(input))));
+      const y = gpu(...(parameters as [Variable, Variable, Variable, Variable, Variable, Variable]));
+      const kernels: string[] = [];
+      observeDispatches(([pipeline]) => kernels.push(pipeline.label.split(" ")[0]!));
+      backward(ops.sum(y));
+      observeDispatches(null);
+      await gradients(...parameters);
+      expect(kernels).toContain("rms_norm.rmsNormBackward");
+      // Those of u, v and the bias, which have two norms each.
+      expect(kernels.filter((name) => /\.add(Into)?$/.test(name))).toHaveLength(3);
+      zeroGrad(parameters);
+      parameters.forEach(({ value }) => dispose(value));
     });
   });
 });
