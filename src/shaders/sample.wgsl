@@ -44,6 +44,9 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> logProbs: array<f32>;  // [rows, maxSteps]
 
 const WORKGROUP: u32 = 64u;
+// Whether top-k or top-p may leave tokens out. A constant, because the search for their thresholds takes a second to
+// compile, and training never asks for it.
+const LIMITED: u32 = 0u;
 
 var<workgroup> pieceMax: array<f32, WORKGROUP>;
 var<workgroup> pieceArgmax: array<u32, WORKGROUP>;
@@ -74,6 +77,7 @@ fn sortKey(x: f32) -> u32 {
 }
 
 fn isKept(v: u32, logit: f32, kept: Kept) -> bool {
+  if (LIMITED == 0u) { return true; }
   let key = sortKey(logit);
   return key > kept.key || (key == kept.key && v <= kept.lastId);
 }
@@ -193,8 +197,10 @@ fn sample(
 
   let own = Row(base, first, last, rowMax, scale);
   var kept = Kept(0u, params.vocab); // all
-  if (!greedy && params.topK > 0u) { kept.key = topKThreshold(own, thread); }
-  if (!greedy && params.topP < 1.0) { kept = topPThreshold(own, kept.key, thread); }
+  if (LIMITED == 1u) {
+    if (!greedy && params.topK > 0u) { kept.key = topKThreshold(own, thread); }
+    if (!greedy && params.topP < 1.0) { kept = topPThreshold(own, kept.key, thread); }
+  }
   pieceSum[thread] = pieceWeight(own, kept);
   workgroupBarrier();
   if (thread != 0u) { return; }

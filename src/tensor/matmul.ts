@@ -4,6 +4,7 @@
  * Which kernel runs, and whether the inner axis is cut, is a small table of measurements (`chooseVariant`,
  * `chooseSlices`), never a timing at run time: the same product on the same machine always adds up in the same order.
  */
+import { availableParallelism } from "node:os";
 import { gpu } from "./device.ts";
 import { kernel, launch, type Constants } from "./kernel.ts";
 import { scope } from "./memory.ts";
@@ -155,11 +156,15 @@ export function chooseVariant(rows: number): MatmulVariant {
 /** Steps of k whose rows fit into 32 KiB of workgroup memory. */
 const MAX_STAGED_STEPS = 256;
 
+/** Workgroups that each of the software driver's threads has at least, so that they finish together. */
+const GROUPS_PER_THREAD = 2;
+
 /**
- * How many tiles side by side a workgroup of matmul_subgroup.wgsl computes from staged rows; 1: nothing is staged.
+ * How many tiles side by side a workgroup of matmul_subgroup.wgsl computes from staged rows, of `down` x `across` tiles
+ * in all; 1: nothing is staged.
  */
 export function chooseTilesPerGroup(down: number, across: number): number {
-  const most = Math.floor((down * across) / 16); // leaves 16 workgroups for the driver's threads to share
+  const most = Math.floor((down * across) / (GROUPS_PER_THREAD * availableParallelism()));
   if (Math.min(most, across) < 2) return 1;
   return Math.ceil(across / Math.ceil(across / most));
 }

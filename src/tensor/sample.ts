@@ -63,5 +63,6 @@ export function sample(
   const params = {
     rows, vocab, step, maxSteps, temperature, seed: seed >>> 0, endIds: endIdCount, topK: Math.min(topK, vocab), topP,
   };
-  launch(sampleKernel, { logits, ...tensors }, params, rows, { WORKGROUP: gpu().rowThreads });
+  const constants = { WORKGROUP: gpu().rowThreads, LIMITED: topK > 0 || topP < 1 ? 1 : 0 };
+  launch(sampleKernel, { logits, ...tensors }, params, rows, constants);
 }
