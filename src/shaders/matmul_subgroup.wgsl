@@ -46,7 +46,7 @@ const C_VECTORS: u32 = 0u;
 
 // The rows of a chunk of k, staged in workgroup memory (32 KiB) for all tiles of a workgroup; 0: nothing is staged.
 const STAGED_STEPS: u32 = 0u;
-var<workgroup> staged: array<vec4f, max(STAGED_STEPS * LANES, 1u)>;
+var<workgroup> staged: array<vec4f, max(STAGED_STEPS / STEPS * ROWS_PER_LANE * LANES, 1u)>;
 
 alias Rows = array<vec4f, ROWS_PER_LANE>;  // of a lane: four steps of k for each of its rows
 alias Sums = array<vec4f, TILE_ROWS>;      // four columns of each row of the tile

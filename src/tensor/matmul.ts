@@ -83,7 +83,7 @@ interface Variant {
 
 /** The kernels by the tile of the result that one workgroup computes. */
 const variants = {
-  subgroup8x32: { kernel: subgroupKernel, tileRows: 8, tileCols: 32, stages: false, constants: (layout) => vectorised(1, layout) },
+  subgroup8x32: { kernel: subgroupKernel, tileRows: 8, tileCols: 32, stages: true, constants: (layout) => vectorised(1, layout) },
   subgroup32x32: { kernel: subgroupKernel, tileRows: 32, tileCols: 32, stages: true, constants: (layout) => vectorised(4, layout) },
   shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, stages: false, constants: () => ({}) },
 } satisfies Record<string, Variant>;
