@@ -1,5 +1,6 @@
 /** Speed of the matrix products: cubes, the thin products of decoding and of groups, and every kernel's own table. */
-import { chooseVariant, matmul, runnableVariants, type MatmulVariant } from "../src/tensor/matmul.ts";
+import { matmul, type MatmulLaunchOptions } from "../src/tensor/matmul.ts";
+import { chooseTilesPerGroup, chooseVariant, runnableVariants, variants } from "../src/tensor/matmul_variants.ts";
 import { scopeAsync } from "../src/tensor/memory.ts";
 import { tensor, type Tensor } from "../src/tensor/tensor.ts";
 import { kernelTimer, takeTurns, timedKernel, type Bench, type Timer } from "./measure.ts";
@@ -43,13 +44,13 @@ function ramp(shape: readonly [number, number]): Tensor {
 /** Runs `body` with what launches the product, by the kernel that is chosen for it or by another one. */
 async function withProduct<T>(
   { m, k, n, layout }: Product,
-  body: (launch: (variant?: MatmulVariant) => void) => Promise<T>,
+  body: (launch: (forced?: MatmulLaunchOptions) => void) => Promise<T>,
 ): Promise<T> {
   return scopeAsync(async () => {
     const a = ramp(layout === "TN" ? [k, m] : [m, k]);
     const b = ramp(layout === "NT" ? [n, k] : [k, n]);
     const transposes = { transposeA: layout === "TN", transposeB: layout === "NT" };
-    return body((variant) => void matmul(a, b, { ...transposes, ...(variant && { variant }) }));
+    return body((forced = {}) => void matmul(a, b, { ...transposes, ...forced }));
   });
 }
 
@@ -65,29 +66,45 @@ const shapeOf = ({ m, k, n }: Product): string => `${m} x ${k} x ${n}`;
 export async function benchMatmul(bench: Bench): Promise<Row[]> {
   const rows: Row[] = [];
   for (const product of products(bench.quick)) {
-    const { m, layout } = product;
+    const { layout } = product;
     rows.push({
-      "m x k x n": shapeOf(product), layout, kernel: chooseVariant(m), ...(await timeProduct(bench, product)),
+      "m x k x n": shapeOf(product), layout, kernel: chosenKernel(product), ...(await timeProduct(bench, product)),
     });
   }
   return rows;
 }
 
-/** GFLOPS by kernel that this adapter can run, measured in turn, and the fastest: what `chooseVariant` goes by. */
+/** The kernel of a product, "staged" if its workgroups compute several tiles. */
+function chosenKernel({ m, n }: Product): string {
+  const variant = chooseVariant(m);
+  const { tileRows, tileCols } = variants[variant];
+  const tiles = chooseTilesPerGroup(variant, Math.ceil(m / tileRows), Math.ceil(n / tileCols));
+  return tiles > 1 ? `${variant} staged` : variant;
+}
+
+/** Every kernel that this adapter can run on a product, alone and (four tiles to a workgroup) staged. */
+function candidates(): Record<string, MatmulLaunchOptions> {
+  return Object.fromEntries(runnableVariants().flatMap((variant): [string, MatmulLaunchOptions][] => [
+    [variant, { variant, tilesPerGroup: 1 }],
+    ...(variants[variant].stages ? [[`${variant} staged`, { variant, tilesPerGroup: 4 }] as [string, MatmulLaunchOptions]] : []),
+  ]));
+}
+
+/** GFLOPS by kernel, measured in turn, and the fastest: what `chooseVariant` and `chooseTilesPerGroup` go by. */
 export async function benchMatmulVariants(bench: Bench): Promise<Row[]> {
-  const variants = runnableVariants();
+  const kernels = Object.entries(candidates());
   const rows: Row[] = [];
   for (const product of bench.quick ? MODEL_PRODUCTS.slice(0, 3) : MODEL_PRODUCTS) {
     const { name, m, k, n, layout } = product;
     const speeds = await withProduct(product, async (launch) => {
       const timers: Timer[] = [];
-      for (const variant of variants) timers.push(await kernelTimer(() => launch(variant)));
+      for (const [, forced] of kernels) timers.push(await kernelTimer(() => launch(forced)));
       return (await takeTurns(timers, 3 * bench.runs)).map(({ best }) => (2 * m * k * n) / best / 1e6);
     });
     rows.push({
       product: name, "m x k x n": shapeOf(product), layout,
-      ...Object.fromEntries(variants.map((variant, i) => [variant, speeds[i]!])),
-      fastest: variants[speeds.indexOf(Math.max(...speeds))]!, chosen: chooseVariant(m),
+      ...Object.fromEntries(kernels.map(([kernel], i) => [kernel, speeds[i]!])),
+      fastest: kernels[speeds.indexOf(Math.max(...speeds))]![0], chosen: chosenKernel(product),
     });
   }
   return rows;

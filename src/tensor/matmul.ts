@@ -1,12 +1,9 @@
 /**
  * Matrix products. Transposes and broadcasts are strides, so one kernel text serves A B, A Bᵀ, Aᵀ B and Aᵀ Bᵀ.
- *
- * Which kernel runs, and whether the inner axis is cut, is a small table of measurements (`chooseVariant`,
- * `chooseSlices`), never a timing at run time: the same product on the same machine always adds up in the same order.
+ * `matmul_variants.ts` says which kernel computes a product.
  */
-import { availableParallelism } from "node:os";
-import { gpu } from "./device.ts";
-import { kernel, launch, type Constants } from "./kernel.ts";
+import { launch } from "./kernel.ts";
+import { chooseSlices, chooseTilesPerGroup, chooseVariant, variants, type MatmulVariant } from "./matmul_variants.ts";
 import { scope } from "./memory.ts";
 import { rowRange, rowsPerRange, type Range } from "./ranges.ts";
 import { sum } from "./reduce.ts";
@@ -33,6 +30,8 @@ export interface MatmulLaunchOptions extends MatmulOptions, Addends<Tensor> {
   readonly accumulateInto?: Tensor;
   /** Forces a kernel (tests and benchmarks). */
   readonly variant?: MatmulVariant;
+  /** Forces the number of tiles that a workgroup computes (tests and benchmarks). */
+  readonly tilesPerGroup?: number;
   /** Forces the number of slices of the inner axis (tests and benchmarks). */
   readonly slices?: number;
 }
@@ -60,135 +59,8 @@ interface Operand {
   readonly colStride: number;
 }
 
-const buffers = ["a", "b", "c", "bias", "residual"] as const;
-const params = [
-  "rows", "cols", "inner", "aOffset", "aRow", "aInner", "bOffset", "bInner", "bCol", "cOffset", "cRow", "addends",
-  "biasOffset", "batches", "batchSize1", "batchSize2", "aBatch0", "aBatch1", "aBatch2", "bBatch0", "bBatch1", "bBatch2",
-  "tilesPerGroup",
-] as const;
-const bf16 = { b: "B_BF16" } as const;
 /** Bits of the parameter `addends`. */
 const ADD = { c: 1, bias: 2, residual: 4 } as const;
-const subgroupKernel = kernel({ shader: "matmul_subgroup", entry: "matmul", buffers, params, bf16 });
-const sharedKernel = kernel({ shader: "matmul_tile", entry: "matmul", buffers, params, bf16 });
-
-interface Variant {
-  readonly kernel: typeof subgroupKernel;
-  readonly tileRows: number;
-  readonly tileCols: number;
-  readonly constants: (layout: Layout) => Constants;
-  /** Whether a workgroup can compute several tiles side by side, with the rows of a staged for all of them. */
-  readonly stages: boolean;
-}
-
-/** The kernels by the tile of the result that one workgroup computes. */
-const variants = {
-  subgroup8x32: { kernel: subgroupKernel, tileRows: 8, tileCols: 32, stages: true, constants: (layout) => vectorised(1, layout) },
-  subgroup32x32: { kernel: subgroupKernel, tileRows: 32, tileCols: 32, stages: true, constants: (layout) => vectorised(4, layout) },
-  shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, stages: false, constants: () => ({}) },
-} satisfies Record<string, Variant>;
-
-export type MatmulVariant = keyof typeof variants;
-
-/** What a kernel may be specialised for: sizes, and where the elements of a, b and c lie. */
-interface Layout {
-  readonly rows: number;
-  readonly cols: number;
-  readonly inner: number;
-  readonly a: Block;
-  readonly b: Block;
-  readonly c: Block;
-}
-
-/** Element (i, j) of a block lies at starts[0] + i * rowStride + j * colStride, plus multiples of the other starts. */
-interface Block {
-  readonly starts: readonly number[];
-  readonly rowStride: number;
-  readonly colStride: number;
-}
-
-const VECTOR = 4;
-/** How matmul_subgroup.wgsl loads blocks of a and b: by vectors along k, along the other axis, or by elements. */
-const ALONG = { none: 0, inner: 1, outer: 2 } as const;
-
-/** The constants of matmul_subgroup.wgsl: vectors wherever every address that a vector may have is a multiple of 4. */
-function vectorised(rowsPerLane: number, { rows, cols, inner, a, b, c }: Layout): Constants {
-  const fits = (...numbers: readonly number[]): boolean => numbers.every((n) => n % VECTOR === 0);
-  const along = (starts: readonly number[], outer: number, outerStride: number, innerStride: number): number => {
-    if (innerStride === 1 && fits(inner, outerStride, ...starts)) return ALONG.inner;
-    if (outerStride === 1 && fits(outer, innerStride, ...starts)) return ALONG.outer;
-    return ALONG.none;
-  };
-  const aAlong = along(a.starts, rows, a.rowStride, a.colStride);
-  return {
-    ROWS_PER_LANE: rowsPerLane,
-    A_ALONG: aAlong === ALONG.outer && rowsPerLane < VECTOR ? ALONG.none : aAlong,
-    B_ALONG: along(b.starts, cols, b.colStride, b.rowStride),
-    C_VECTORS: fits(cols, c.rowStride, ...c.starts) ? 1 : 0,
-  };
-}
-
-/**
- * Which kernel computes a product with so many rows. Measured on lavapipe (two threads of 256 bits), m x k x n: GFLOPS
- * by processor time, best of 30 interleaved runs, on a shared machine where a repeated cell varied by a tenth and more;
- * and milliseconds of the first compilation. `benchMatmulVariants` measures the variants kept.
- *
- *                             subgroup tiles, two steps of k         one step      shared
- *                            8 x 32   32 x 32   32 x 48   32 x 64    32 x 32     64 x 64
- *   512 x 512 x 512, A Bᵀ        18        35        34        37         28         4.1
- *   512 x 192 x 512, A Bᵀ        34        57        58        61         51         4.5
- *   512 x 512 x 192, Aᵀ B        35        61        65        67         55         4.7
- *   200 x 192 x 512, A Bᵀ        34        51        52        54         46         3.9
- *   25 x 192 x 512, A Bᵀ         25        40        41        42         37         1.9
- *   5 x 192 x 512, A Bᵀ          16       8.6       8.8       9.1        7.8         0.4
- *   compilation                 400       700      1000      1200        450        1300
- *
- * So 32 x 32, except for a handful of rows (decoding), of which 8 x 32 wastes fewer: wider tiles compile longer for
- * what they gain, and leave fewer workgroups to share out. Everything but the software driver with its subgroups of 8
- * gets the shared-memory tile, as the textbook has it: its size was not tuned on a GPU.
- */
-export function chooseVariant(rows: number): MatmulVariant {
-  const { software, subgroupSize } = gpu();
-  if (!software || subgroupSize !== 8) return "shared64x64";
-  return rows <= 8 ? "subgroup8x32" : "subgroup32x32";
-}
-
-/** Steps of k whose rows fit into 32 KiB of workgroup memory. */
-const MAX_STAGED_STEPS = 256;
-
-/** Workgroups that each of the software driver's threads has at least, so that they finish together. */
-const GROUPS_PER_THREAD = 2;
-
-/**
- * How many tiles side by side a workgroup of matmul_subgroup.wgsl computes from staged rows, of `down` x `across` tiles
- * in all; 1: nothing is staged.
- */
-export function chooseTilesPerGroup(down: number, across: number): number {
-  const most = Math.floor((down * across) / (GROUPS_PER_THREAD * availableParallelism()));
-  if (Math.min(most, across) < 2) return 1;
-  return Math.ceil(across / Math.ceil(across / most));
-}
-
-/** All kernels that this adapter can run. */
-export function runnableVariants(): MatmulVariant[] {
-  const all = Object.keys(variants) as MatmulVariant[];
-  return gpu().subgroupSize === 8 ? all : all.filter((name) => variants[name].kernel !== subgroupKernel);
-}
-
-/**
- * Into how many slices of equal length the inner axis is cut (1: not at all). A GPU needs many workgroups, so the long
- * sums of a small result are cut, at most until there are 64, and not into slices shorter than 256: figures from other
- * engines, not measured. The software driver has two threads, and lost by it: 25 x 4096 x 32, a single tile, took 0.58
- * ms in two slices and 0.52 in one.
- */
-export function chooseSlices(variant: MatmulVariant, rows: number, cols: number, inner: number): number {
-  if (gpu().software) return 1;
-  const { tileRows, tileCols } = variants[variant];
-  const tiles = Math.ceil(rows / tileRows) * Math.ceil(cols / tileCols);
-  let slices = Math.max(1, Math.min(Math.floor(64 / tiles), Math.floor(inner / 256)));
-  while (inner % slices !== 0) slices -= 1;
-  return slices;
-}
 
 /**
  * op(a) op(b) over the last two axes, [.., m, k] x [.., k, n] -> [.., m, n], where op transposes if asked to; the
@@ -233,7 +105,8 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
   }
   const c = accumulateInto ?? empty(shape);
   const accumulate = accumulateInto !== undefined;
-  multiply(left, right, operand(c, false), { accumulate, batch, variant, bias, residual });
+  const { tilesPerGroup } = options;
+  multiply(left, right, operand(c, false), { accumulate, batch, variant, bias, residual, tilesPerGroup });
   return c;
 }
 
@@ -304,6 +177,7 @@ interface MultiplyOptions extends Addends<Tensor> {
   /** The merged batch axes with the strides of a and b; batched matrices are not cut. */
   readonly batch?: { readonly shape: number[]; readonly strides: number[][] };
   readonly variant?: MatmulVariant;
+  readonly tilesPerGroup?: number | undefined;
 }
 
 /**
@@ -318,7 +192,7 @@ function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions):
   const aBatch = leftPad(batch.strides[0]!, 0);
   const bBatch = leftPad(batch.strides[1]!, 0);
   const batches = sizeOf(batch.shape);
-  const { kernel, tileRows, tileCols, constants, stages } = variants[variant];
+  const { kernel, tileRows, tileCols, constants } = variants[variant];
   const addends = (accumulate ? ADD.c : 0) | (bias ? ADD.bias : 0) | (residual ? ADD.residual : 0);
   const launchPiece = (rows: Range, cols: Range, inner: Range): void => {
     const [ofA, ofB, ofC] = [bindBlock(a, rows, inner), bindBlock(b, inner, cols), bindBlock(c, rows, cols)];
@@ -329,7 +203,7 @@ function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions):
       c: { ...c, starts: [ofC.offset, cols.start] }, // the bias of a column lies at its number
     };
     const [rowTiles, colTiles] = [Math.ceil(rows.count / tileRows), Math.ceil(cols.count / tileCols)];
-    const tilesPerGroup = stages ? chooseTilesPerGroup(batches * rowTiles, colTiles) : 1;
+    const { tilesPerGroup = chooseTilesPerGroup(variant, batches * rowTiles, colTiles) } = options;
     launch(
       kernel,
       {
@@ -346,7 +220,7 @@ function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions):
         bBatch0: bBatch[0], bBatch1: bBatch[1], bBatch2: bBatch[2], tilesPerGroup,
       },
       batches * rowTiles * Math.ceil(colTiles / tilesPerGroup),
-      tilesPerGroup === 1 ? constants(layout) : { ...constants(layout), STAGED_STEPS: MAX_STAGED_STEPS },
+      constants(layout, tilesPerGroup),
     );
   };
   const colPieces = cutAxis(b.cols, b.transposed ? [b] : []);

@@ -1,14 +1,15 @@
 /** Matrix products: every transpose, edge and broadcast, in both kernels, against the float64 reference. */
+import { availableParallelism } from "node:os";
 import { describe, expect, it } from "vitest";
 import { backward } from "../../src/autograd/backward.ts";
 import * as ops from "../../src/autograd/ops.ts";
 import { parameter } from "../../src/autograd/variable.ts";
 import { gpu } from "../../src/tensor/device.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
+import { allRows, matmul, matmulRows, type Addends, type MatmulOptions, type RowRange } from "../../src/tensor/matmul.ts";
 import {
-  allRows, chooseSlices, chooseTilesPerGroup, chooseVariant, matmul, matmulRows, runnableVariants,
-} from "../../src/tensor/matmul.ts";
-import type { Addends, MatmulOptions, MatmulVariant, RowRange } from "../../src/tensor/matmul.ts";
+  chooseSlices, chooseTilesPerGroup, chooseVariant, runnableVariants, type MatmulVariant,
+} from "../../src/tensor/matmul_variants.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
 import { dispose, empty, keep, read, tensor } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
@@ -121,27 +122,28 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
     }
   });
 
-  it("stages the rows of several tiles, in chunks of k, which alone change bits", async () => {
-    // Sizes that vectors of four fit and do not fit, of one chunk and of two.
-    for (const [m, k, n] of [[512, 256, 100], [513, 47, 129], [512, 260, 132], [513, 259, 129]] as const) {
-      expect(chooseTilesPerGroup(Math.ceil(m / 32), Math.ceil(n / 32))).toBeGreaterThan(1);
+  it.each(subgroupVariants)("%s kernel: stages its rows for several tiles", async (variant) => {
+    // Sizes that vectors of four fit and do not fit, of one chunk of k and of two.
+    for (const [m, k, n] of [[36, 256, 100], [33, 47, 131], [64, 260, 132], [37, 259, 65]] as const) {
       const [a, b] = operands(m, k, n, layout);
       const { uniform } = random(5);
       const [bias, residual, before] = [uniform([n]), uniform([m, n]), uniform([m, n])];
       const product = nn.matmul(a, b, layout);
       await scopeAsync(async () => {
         const [x, y] = [toGpu(a), toGpu(b)];
-        const run = (variant: MatmulVariant, into?: Array64): Promise<ArrayLike<number>> =>
-          read(matmul(x, y, {
-            ...layout, variant, ...(into ? { accumulateInto: toGpu(into) } : { bias: toGpu(bias), residual: toGpu(residual) }),
-          }));
-        const staged = await run("subgroup32x32");
-        // Of so many sums the worst is further off than of a few.
-        expectClose("staged", staged, add(add(product, bias), residual).data, tolerance(4 * k));
-        if (k <= 256) expect(staged).toEqual(await run("subgroup8x32"));
-        const accumulated = await run("subgroup32x32", before);
-        expectClose("staged, accumulated", accumulated, add(before, product).data, tolerance(4 * k));
-        if (k <= 256) expect(accumulated).toEqual(await run("subgroup8x32", before));
+        const addends = { bias: toGpu(bias), residual: toGpu(residual) };
+        const run = (tilesPerGroup: number, into?: Array64): Promise<ArrayLike<number>> =>
+          read(matmul(x, y, { ...layout, variant, tilesPerGroup, ...(into ? { accumulateInto: toGpu(into) } : addends) }));
+        for (const tilesPerGroup of [2, 3, 8]) {
+          const what = `${tilesPerGroup} tiles, ${m} x ${k} x ${n}`;
+          const [staged, accumulated] = [await run(tilesPerGroup), await run(tilesPerGroup, before)];
+          // Of thousands of long sums the worst is off by more than the sums of the other tests.
+          expectClose(what, staged, add(add(product, bias), residual).data, tolerance(4 * k));
+          expectClose(`${what}, accumulated`, accumulated, add(before, product).data, tolerance(4 * k));
+          if (k > 256) continue; // chunks add up in another order
+          expect(staged).toEqual(await run(1));
+          expect(accumulated).toEqual(await run(1, before));
+        }
       });
     }
   });
@@ -305,6 +307,16 @@ describe("matmul", () => {
     expect(chooseVariant(8)).toBe(lavapipe ? "subgroup8x32" : "shared64x64");
     expect(chooseVariant(9)).toBe(lavapipe ? "subgroup32x32" : "shared64x64");
     expect(runnableVariants()).toContain(chooseVariant(1));
+  });
+
+  it("stages rows if enough workgroups are left for all threads, in shares of equal size", () => {
+    const groups = 2 * availableParallelism();
+    expect(chooseTilesPerGroup("shared64x64", 100, 100)).toBe(1);
+    expect(chooseTilesPerGroup("subgroup32x32", groups, 1)).toBe(1);
+    expect(chooseTilesPerGroup("subgroup32x32", 1, groups)).toBe(1);
+    expect(chooseTilesPerGroup("subgroup32x32", 1, 3 * groups)).toBe(3);
+    expect(chooseTilesPerGroup("subgroup32x32", groups, 16)).toBe(16);
+    expect(chooseTilesPerGroup("subgroup32x32", groups / 2, 7)).toBe(3);
   });
 
   it("cuts the inner axis of small results on GPUs, into equal slices that are long enough", async () => {

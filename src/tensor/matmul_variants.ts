@@ -1,0 +1,153 @@
+/**
+ * Which kernel computes a matrix product, and what it is specialised for. The choice is a small table of measurements,
+ * never a timing at run time: the same product on the same machine always adds up in the same order.
+ */
+import { availableParallelism } from "node:os";
+import { gpu } from "./device.ts";
+import { kernel, type Constants } from "./kernel.ts";
+
+const declaration = {
+  entry: "matmul",
+  buffers: ["a", "b", "c", "bias", "residual"],
+  params: [
+    "rows", "cols", "inner", "aOffset", "aRow", "aInner", "bOffset", "bInner", "bCol", "cOffset", "cRow", "addends",
+    "biasOffset", "batches", "batchSize1", "batchSize2", "aBatch0", "aBatch1", "aBatch2", "bBatch0", "bBatch1",
+    "bBatch2", "tilesPerGroup",
+  ],
+  bf16: { b: "B_BF16" },
+} as const;
+const subgroupKernel = kernel({ shader: "matmul_subgroup", ...declaration });
+const sharedKernel = kernel({ shader: "matmul_tile", ...declaration });
+
+interface Variant {
+  readonly kernel: typeof subgroupKernel;
+  /** The tile of the result that a workgroup computes, or each of its tiles. */
+  readonly tileRows: number;
+  readonly tileCols: number;
+  /** Whether a workgroup can compute several tiles side by side, with its rows of a staged for all of them. */
+  readonly stages: boolean;
+  readonly constants: (product: ProductLayout, tilesPerGroup: number) => Constants;
+}
+
+/** A tile of matmul_subgroup.wgsl, of which each of the 8 lanes owns so many rows. */
+function subgroupTile(rowsPerLane: number): Variant {
+  return {
+    kernel: subgroupKernel,
+    tileRows: 8 * rowsPerLane,
+    tileCols: 32,
+    stages: true,
+    constants: (product, tilesPerGroup) => ({
+      ROWS_PER_LANE: rowsPerLane,
+      ...vectorConstants(rowsPerLane, product),
+      ...(tilesPerGroup > 1 ? { STAGED_STEPS: MAX_STAGED_STEPS } : {}),
+    }),
+  };
+}
+
+/** The kernels by the tile of the result that one workgroup computes at a time. */
+export const variants = {
+  subgroup8x32: subgroupTile(1),
+  subgroup32x32: subgroupTile(4),
+  shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, stages: false, constants: () => ({}) },
+} satisfies Record<string, Variant>;
+
+export type MatmulVariant = keyof typeof variants;
+
+/** Sizes of a product, and where the elements of a, b and c lie. */
+export interface ProductLayout {
+  readonly rows: number;
+  readonly cols: number;
+  readonly inner: number;
+  readonly a: BlockLayout;
+  readonly b: BlockLayout;
+  readonly c: BlockLayout;
+}
+
+/** Element (i, j) of a block lies at i * rowStride + j * colStride, plus multiples of the starts. */
+export interface BlockLayout {
+  readonly starts: readonly number[];
+  readonly rowStride: number;
+  readonly colStride: number;
+}
+
+const VECTOR = 4;
+/** How matmul_subgroup.wgsl loads blocks of a and b: by vectors along k, along the other axis, or by elements. */
+const ALONG = { none: 0, inner: 1, outer: 2 } as const;
+
+/** Vectors wherever every address that one may have is a multiple of 4. */
+function vectorConstants(rowsPerLane: number, { rows, cols, inner, a, b, c }: ProductLayout): Constants {
+  const fits = (...numbers: readonly number[]): boolean => numbers.every((n) => n % VECTOR === 0);
+  const along = (starts: readonly number[], outer: number, outerStride: number, innerStride: number): number => {
+    if (innerStride === 1 && fits(inner, outerStride, ...starts)) return ALONG.inner;
+    if (outerStride === 1 && fits(outer, innerStride, ...starts)) return ALONG.outer;
+    return ALONG.none;
+  };
+  const aAlong = along(a.starts, rows, a.rowStride, a.colStride);
+  return {
+    A_ALONG: aAlong === ALONG.outer && rowsPerLane < VECTOR ? ALONG.none : aAlong,
+    B_ALONG: along(b.starts, cols, b.colStride, b.rowStride),
+    C_VECTORS: fits(cols, c.rowStride, ...c.starts) ? 1 : 0,
+  };
+}
+
+/**
+ * Which kernel computes a product with so many rows. Measured on lavapipe (256-bit vectors, two threads of one core of a
+ * Xeon), m x k x n: GFLOPS, medians of 25 interleaved runs; and milliseconds of a first compilation. "Elements" is the
+ * 32 x 32 tile as it was before it loaded vectors, "staged" has four tiles to a workgroup. `benchMatmulVariants`
+ * measures the variants kept.
+ *
+ *                            elements          vectors          vectors, staged     shared
+ *                             32 x 32     8 x 32   32 x 32          32 x 32        64 x 64
+ *   512 x 512 x 512, A Bᵀ        12.5       10.4      17.1             18.1            2.3
+ *   512 x 192 x 512, A Bᵀ        12.6       10.8      16.3             20.0            2.5
+ *   512 x 512 x 192, Aᵀ B        13.4       11.1      18.2             19.4            2.8
+ *   200 x 192 x 512, A Bᵀ        10.6       10.5      14.9             18.2            2.0
+ *   25 x 192 x 512, A Bᵀ          7.2        6.7      10.3             10.2            0.9
+ *   5 x 192 x 512, A Bᵀ           1.6        4.6       2.3              2.6            0.2
+ *   compilation                   700        400       900             1000           1300
+ *
+ * So 32 x 32, except for a handful of rows (decoding), of which 8 x 32 wastes fewer. Wider and taller tiles gained at
+ * most 5% and took three times as long to compile. Everything but the software driver with its subgroups of 8 gets the
+ * shared-memory tile, as the textbook has it: its size was not tuned on a GPU.
+ */
+export function chooseVariant(rows: number): MatmulVariant {
+  const { software, subgroupSize } = gpu();
+  if (!software || subgroupSize !== 8) return "shared64x64";
+  return rows <= 8 ? "subgroup8x32" : "subgroup32x32";
+}
+
+/** Steps of k whose rows fit into 32 KiB of workgroup memory. */
+const MAX_STAGED_STEPS = 256;
+/** Workgroups that each of the software driver's threads has at least, so that they finish together. */
+const GROUPS_PER_THREAD = 2;
+
+/**
+ * How many tiles side by side a workgroup computes from staged rows, of `down` x `across` tiles in all; 1: nothing is
+ * staged. Two tiles are enough to gain by it.
+ */
+export function chooseTilesPerGroup(variant: MatmulVariant, down: number, across: number): number {
+  const most = Math.floor((down * across) / (GROUPS_PER_THREAD * availableParallelism()));
+  if (!variants[variant].stages || Math.min(most, across) < 2) return 1;
+  return Math.ceil(across / Math.ceil(across / most));
+}
+
+/** All kernels that this adapter can run. */
+export function runnableVariants(): MatmulVariant[] {
+  const all = Object.keys(variants) as MatmulVariant[];
+  return gpu().subgroupSize === 8 ? all : all.filter((name) => variants[name].kernel !== subgroupKernel);
+}
+
+/**
+ * Into how many slices of equal length the inner axis is cut (1: not at all). A GPU needs many workgroups, so the long
+ * sums of a small result are cut, at most until there are 64, and not into slices shorter than 256: figures from other
+ * engines, not measured. The software driver has two threads, and lost by it: 25 x 4096 x 32, a single tile, took 0.58
+ * ms in two slices and 0.52 in one.
+ */
+export function chooseSlices(variant: MatmulVariant, rows: number, cols: number, inner: number): number {
+  if (gpu().software) return 1;
+  const { tileRows, tileCols } = variants[variant];
+  const tiles = Math.ceil(rows / tileRows) * Math.ceil(cols / tileCols);
+  let slices = Math.max(1, Math.min(Math.floor(64 / tiles), Math.floor(inner / 256)));
+  while (inner % slices !== 0) slices -= 1;
+  return slices;
+}
