@@ -91,7 +91,7 @@ function vectorConstants(rowsPerLane: number, { rows, cols, inner, a, b, c }: Pr
 }
 
 /**
- * Which kernel computes a product with so many rows. Measured on lavapipe (256-bit vectors, two threads of one core of a
+ * Which kernel computes a product with so many rows. Measured on lavapipe (256-bit vectors, two virtual cores of a
  * Xeon), m x k x n: GFLOPS, medians of 25 interleaved runs; and milliseconds of a first compilation. "Elements" is the
  * 32 x 32 tile as it was before it loaded vectors, "staged" has four tiles to a workgroup. `benchMatmulVariants`
  * measures the variants kept.
