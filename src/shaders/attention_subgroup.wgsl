@@ -65,3 +65,104 @@ fn fetchFirst(x: ptr<storage, array<vec4f>, read>, stream: Stream, n: u32, lane:
 fn fetchSecond(x: ptr<storage, array<vec4f>, read>, stream: Stream, n: u32, lane: u32) -> Row {
   return fetch(x, stream.base + n * stream.stride, lane);
 }
+
+// ---- one query ----------------------------------------------------------------------------------------------------
+//
+// When a single query per row asks (decoding), there is one row for each head of the group, and lanes that own rows would
+// mostly idle. Here a workgroup takes WORKGROUP keys at a time. Of each row lane l owns the quads l, l + WORKGROUP ..:
+// scores are sums over lanes, and lane j keeps the score of key j, so that one exponential serves all keys.
+
+const GROUP_HEADS: u32 = 1u; // query heads per key-value head
+const OWN_QUADS: u32 = (QUADS + WORKGROUP - 1u) / WORKGROUP;
+
+alias OwnQuads = array<vec4f, OWN_QUADS>;
+
+fn loadQuads(x: ptr<storage, array<vec4f>, read>, start: u32, lane: u32) -> OwnQuads {
+  var quads: OwnQuads;
+  for (var c = 0u; c < OWN_QUADS; c++) {
+    let quad = c * WORKGROUP + lane;
+    quads[c] = select(vec4f(), (*x)[start + min(quad, QUADS - 1u)], quad < QUADS);
+  }
+  return quads;
+}
+
+// Over all lanes, for every lane; always in the same order.
+fn sumOfLanes(value: f32) -> f32 {
+  var sum = value;
+  for (var step = 1u; step < WORKGROUP; step *= 2u) { sum += subgroupShuffleXor(sum, step); }
+  return sum;
+}
+
+fn maxOfLanes(value: f32) -> f32 {
+  var largest = value;
+  for (var step = 1u; step < WORKGROUP; step *= 2u) { largest = max(largest, subgroupShuffleXor(largest, step)); }
+  return largest;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn forwardOneQuery(
+  @builtin(workgroup_id) workgroupId: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let group = workgroupId.x + workgroupId.y * grid.x;
+  let b = group / params.kvHeads;
+  if (b >= params.batch) {
+    return;
+  }
+  let position = startOf(b);
+  let count = min(position + 1u, params.keys);
+  let stride = params.kvHeads * QUADS;
+  let base = b * params.keys * stride + group % params.kvHeads * QUADS;
+  let firstHead = group * GROUP_HEADS; // of all rows: heads of a group are neighbours
+  var queries: array<OwnQuads, GROUP_HEADS>;
+  var outputs: array<OwnQuads, GROUP_HEADS>;
+  var maxima: array<f32, GROUP_HEADS>;
+  var sums: array<f32, GROUP_HEADS>;
+  for (var g = 0u; g < GROUP_HEADS; g++) {
+    queries[g] = loadQuads(&q, (firstHead + g) * QUADS, lane);
+    maxima[g] = FIRST_MAXIMUM;
+  }
+  for (var first = 0u; first < count; first += WORKGROUP) {
+    let end = min(first + WORKGROUP, count);
+    var scores: array<f32, GROUP_HEADS>;
+    for (var n = first; n < end; n++) {
+      let key = loadQuads(&k, base + n * stride, lane);
+      for (var g = 0u; g < GROUP_HEADS; g++) {
+        var partial = 0.0;
+        for (var c = 0u; c < OWN_QUADS; c++) { partial += dot(queries[g][c], key[c]); }
+        let score = params.scale * sumOfLanes(partial);
+        scores[g] = select(scores[g], score, lane == n - first);
+      }
+    }
+    let own = min(first + lane, count - 1u);
+    let seen = first + lane < count && sees(position, own, endOf(b, own));
+    for (var g = 0u; g < GROUP_HEADS; g++) {
+      let score = select(LOWEST, scores[g], seen);
+      let newMaximum = max(maxima[g], maxOfLanes(score));
+      let shrink = exp(maxima[g] - newMaximum);
+      scores[g] = exp(score - newMaximum); // from here on the share of the lane's key
+      maxima[g] = newMaximum;
+      sums[g] = sums[g] * shrink + sumOfLanes(scores[g]);
+      for (var c = 0u; c < OWN_QUADS; c++) { outputs[g][c] *= shrink; }
+    }
+    for (var n = first; n < end; n++) {
+      let value = loadQuads(&v, base + n * stride, lane);
+      let counts = sees(position, n, endOf(b, n)); // a share of 0 would not keep a NaN in padding away
+      for (var g = 0u; g < GROUP_HEADS; g++) {
+        let share = subgroupShuffle(scores[g], n - first);
+        for (var c = 0u; c < OWN_QUADS; c++) { outputs[g][c] += select(vec4f(), share * value[c], counts); }
+      }
+    }
+  }
+  for (var g = 0u; g < GROUP_HEADS; g++) {
+    let seesNothing = sums[g] == 0.0;
+    for (var c = 0u; c < OWN_QUADS; c++) {
+      let quad = c * WORKGROUP + lane;
+      if (quad < QUADS) { y[(firstHead + g) * QUADS + quad] = outputs[g][c] * select(1.0 / sums[g], 0.0, seesNothing); }
+    }
+    if (lane == 0u) {
+      logSumExp[firstHead + g] = select(maxima[g] + log(max(sums[g], 1e-30)), -LOWEST, seesNothing);
+    }
+  }
+}

@@ -62,6 +62,11 @@ const kernels: Readonly<Record<Sharing, AttentionKernels>> = {
   subgroup: declare("attention_subgroup"),
   workgroup: declare("attention_workgroup"),
 };
+const forwardOneQuery = kernel({
+  shader: "attention_subgroup", entry: "forwardOneQuery", buffers: FORWARD, params: PARAMS,
+});
+/** Query heads to a key-value head up to which `forwardOneQuery` is used: a lane keeps a part of each one's row. */
+const MAX_GROUP_HEADS = 8;
 
 /**
  * y = softmax(scale q kᵀ) v over the keys each query sees: query i of row b, at position queryStart[b] + i, sees key j
@@ -82,7 +87,14 @@ export function attention(
     const call = prepare("attention", q, k, v, options);
     const y = empty(call.inputs.q.shape);
     const logSumExp = empty(call.statsShape);
-    launch(call.kernels.forward, { ...call.inputs, y, logSumExp }, call.params, call.queryGroups, call.constants);
+    const buffers = { ...call.inputs, y, logSumExp };
+    const { batch, queries, kvHeads, groupHeads } = call.params;
+    if (call.sharing === "subgroup" && queries === 1 && groupHeads <= MAX_GROUP_HEADS) {
+      const constants = { ...call.constants, GROUP_HEADS: groupHeads };
+      launch(forwardOneQuery, buffers, call.params, batch * kvHeads, constants);
+    } else {
+      launch(call.kernels.forward, buffers, call.params, call.queryGroups, call.constants);
+    }
     return { y: unpad(y, q), logSumExp };
   });
 }
@@ -150,6 +162,7 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
   const groupsFor = (rows: number): number => batch * kvHeads * Math.ceil(rows / lanes);
   const padded = pad(q);
   return {
+    sharing: chosen,
     kernels: kernels[chosen],
     // An absent option still needs a buffer to bind; its flag keeps the shader from reading it.
     inputs: { q: padded, k: pad(k), v: pad(v), keyEnd: keyEnd ?? keyMask ?? padded, queryStart: queryStart ?? padded },

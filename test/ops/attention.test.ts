@@ -214,6 +214,32 @@ describe.each(SHARINGS)("attention, rows shared by %s", (sharing) => {
     await check("decoding", size, { queryStart: [0, 7, 17] });
   });
 
+  // On the software driver a kernel of its own, with a part of a row in each lane: head sizes around 8 lanes of 4.
+  const oneQuery: Size[] = [[1, 1, 4], [3, 1, 12], [2, 2, 36], [8, 1, 8], [9, 1, 8], [4, 2, 64], [5, 5, 7]].map(
+    ([heads, kvHeads, headSize]) => ({
+      batch: 3, queries: 1, keys: 21, heads: heads!, kvHeads: kvHeads!, headSize: headSize!,
+    }),
+  );
+  test.each(oneQuery.filter(fits))("one query behind caches of many lengths, with padding: %o", async (size) => {
+    const inputs = randomInputs(size);
+    const keyMask = Array.from({ length: 63 }, (_, i) => (i % 21 === 9 ? 0 : 1));
+    for (const visibility of [{ queryStart: [0, 7, 20] }, { queryStart: [8, 15, 16], keyMask }]) {
+      const [y, logSumExp] = await run(inputs, visibility);
+      expectClose("one query", y!, reference(inputs, visibility).data, { rtol: 1e-5, atol: 1e-5 });
+      expect(logSumExp!.every(Number.isFinite)).toBe(true);
+      // Behind the query, and in the padding.
+      const spoilt = inputs.map(({ shape, data }, which) => {
+        const width = shape[2]! * shape[3]!;
+        const isHidden = (i: number): boolean => {
+          const [b, key] = [Math.floor(i / width / 21), Math.floor(i / width) % 21];
+          return key > visibility.queryStart[b]! || ("keyMask" in visibility && key === 9);
+        };
+        return which === 0 ? inputs[0]! : { shape, data: data.map((value, i) => (isHidden(i) ? NaN : value)) };
+      });
+      expect((await run(spoilt, visibility))[0]).toEqual(y);
+    }
+  });
+
   test("a given scale", async () => {
     await check("scale", { batch: 1, queries: 7, heads: 2, kvHeads: 1, headSize: 8 }, { scale: 0.7 });
   });
