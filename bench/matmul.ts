@@ -86,8 +86,8 @@ function chosenKernel({ m, n }: Product): string {
 function candidates(): Record<string, MatmulLaunchOptions> {
   return Object.fromEntries(runnableVariants().flatMap((variant): [string, MatmulLaunchOptions][] => [
     [variant, { variant, tilesPerGroup: 1 }],
-    ...(variants[variant].stages ? [[`${variant} staged`, { variant, tilesPerGroup: 4 }] as [string, MatmulLaunchOptions]] : []),
-  ]));
+    [`${variant} staged`, { variant, tilesPerGroup: 4 }],
+  ]).filter(([, { variant, tilesPerGroup }]) => tilesPerGroup === 1 || variants[variant!].stages));
 }
 
 /** GFLOPS by kernel, measured in turn, and the fastest: what `chooseVariant` and `chooseTilesPerGroup` go by. */

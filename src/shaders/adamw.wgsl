@@ -6,8 +6,8 @@
 //   m = m + (1 - beta1) (g - m)                          v = beta2 v + (1 - beta2) g^2
 //   p = (1 - lr weightDecay) p - (lr / correction1) m / (sqrt(v) / sqrt(correction2) + eps)
 //
-// correction = 1 - beta^step comes from the host in float64. All of p, m, v, grad: [size], read by vectors of four, which
-// cost a CPU half as much as single elements. Behind a size that is no multiple of four lies padding (memory.ts): the
+// correction = 1 - beta^step comes from the host in float64. All of p, m, v, grad: [size], read by vectors of four,
+// which cost a CPU two thirds of four elements. Behind a size that is no multiple of four lies padding (memory.ts): the
 // sum leaves it out, the update does not mind what it does to it.
 //
 // sumOfSquares: one workgroup per CHUNK elements of one parameter -> one partial sum.  gradNorm: one workgroup for all

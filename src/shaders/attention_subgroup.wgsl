@@ -68,9 +68,10 @@ fn fetchSecond(x: ptr<storage, array<vec4f>, read>, stream: Stream, n: u32, lane
 
 // ---- one query ----------------------------------------------------------------------------------------------------
 //
-// When a single query per row asks (decoding), there is one row for each head of the group, and lanes that own rows would
-// mostly idle. Here a workgroup takes WORKGROUP keys at a time. Of each row lane l owns the quads l, l + WORKGROUP ..:
-// scores are sums over lanes, and lane j keeps the score of key j, so that one exponential serves all keys.
+// When a single query per batch row asks (decoding), there is one row for each head of the group, and lanes that own
+// rows would mostly idle. Here a workgroup takes WORKGROUP keys at a time. Of each row lane l owns the quads l,
+// l + WORKGROUP ..: scores are sums over lanes, and lane j keeps the score of key j, so that one exponential serves all
+// keys. Loops over keys start at the block's first, not at 0, lest they be unrolled (see above).
 
 const GROUP_HEADS: u32 = 1u; // query heads per key-value head
 const OWN_QUADS: u32 = (QUADS + WORKGROUP - 1u) / WORKGROUP;

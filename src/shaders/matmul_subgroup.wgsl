@@ -2,15 +2,15 @@
 // include: bf16
 // Matrix product for the software driver: one subgroup of 8 lanes per workgroup, a large tile of c in registers.
 //
-// Departs from the textbook's shared-memory tile: on a CPU every load, shared memory included, costs as much as 10 to 20
-// multiply-adds, but handing a value from one lane to the others costs one or two. So lanes load what no other lane
-// loads, and pass it on: each lane owns 4 rows of a and 4 columns of b, and for 4 steps of k it loads a block of 4 x 4
+// Departs from the textbook's shared-memory tile: on a CPU loading an element costs as much as 6 to 20 multiply-adds
+// (shared memory is at the lower end), but handing a value from one lane to the others costs one. So lanes load what no
+// other lane loads, and pass it on: each lane owns 4 rows of a and 4 columns of b, and for 4 steps of k it loads a block of 4 x 4
 // elements of either. The lanes then shuffle their rows round, one after the other, and every lane multiplies the row
 // that is up by its own columns. Four steps of a 32 x 32 tile are 8 loads of vectors, 32 shuffles of vectors and 512
 // multiply-adds of 8 lanes; four steps at once, because the tile exceeds a CPU's registers, and a sum that is fetched
 // and put back then serves four multiply-adds.
 //
-// A vector of 4 costs less than two single elements, so blocks are loaded by vectors along whichever axis is contiguous
+// A vector of 4 costs less than three single elements, so blocks are loaded by vectors along whichever axis is contiguous
 // (A_ALONG, B_ALONG), and turned round in registers, which costs nothing. Where sizes are not multiples of 4 they are
 // gathered element by element (ALONG_NONE).
 //

@@ -6,7 +6,8 @@ import * as ops from "../../src/autograd/ops.ts";
 import { parameter } from "../../src/autograd/variable.ts";
 import { gpu } from "../../src/tensor/device.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
-import { allRows, matmul, matmulRows, type Addends, type MatmulOptions, type RowRange } from "../../src/tensor/matmul.ts";
+import { allRows, matmul, matmulRows } from "../../src/tensor/matmul.ts";
+import type { Addends, MatmulOptions, RowRange } from "../../src/tensor/matmul.ts";
 import {
   chooseSlices, chooseTilesPerGroup, chooseVariant, runnableVariants, type MatmulVariant,
 } from "../../src/tensor/matmul_variants.ts";
@@ -133,7 +134,9 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
         const [x, y] = [toGpu(a), toGpu(b)];
         const addends = { bias: toGpu(bias), residual: toGpu(residual) };
         const run = (tilesPerGroup: number, into?: Array64): Promise<ArrayLike<number>> =>
-          read(matmul(x, y, { ...layout, variant, tilesPerGroup, ...(into ? { accumulateInto: toGpu(into) } : addends) }));
+          read(matmul(x, y, {
+            ...layout, variant, tilesPerGroup, ...(into ? { accumulateInto: toGpu(into) } : addends),
+          }));
         for (const tilesPerGroup of [2, 3, 8]) {
           const what = `${tilesPerGroup} tiles, ${m} x ${k} x ${n}`;
           const [staged, accumulated] = [await run(tilesPerGroup), await run(tilesPerGroup, before)];
