@@ -117,7 +117,8 @@ describe("signals", () => {
   }, 60_000);
 
   test("a second one leaves at once, and nothing unfinished", async () => {
-    const result = await train(flags("twice"), send("SIGINT", 5));
+    // A train step of many gradient steps, so that both signals come before it ends.
+    const result = await train(`${flags("twice")} --grad-updates-per-step 2000`, send("SIGINT", 5));
     expect(result.code).toBe(130);
     const run = join(root, "twice");
     const checkpoints = readdirSync(run).includes("checkpoints") ? readdirSync(join(run, "checkpoints")) : [];
