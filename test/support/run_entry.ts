@@ -16,6 +16,8 @@ export interface EntryOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Called whenever stderr grows, with all of it so far. */
   readonly onStderr?: (text: string, child: ChildProcess) => void;
+  /** The same for stdout. */
+  readonly onStdout?: (text: string, child: ChildProcess) => void;
 }
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -24,7 +26,7 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 export function runEntry(
   name: string,
   args: readonly string[],
-  { env = {}, onStderr }: EntryOptions = {},
+  { env = {}, onStderr, onStdout }: EntryOptions = {},
 ): Promise<EntryResult> {
   const child = spawn(process.execPath, ["--import", "tsx", `src/${name}.ts`, ...args], {
     cwd: root,
@@ -32,7 +34,10 @@ export function runEntry(
     stdio: ["ignore", "pipe", "pipe"],
   });
   let [stdout, stderr] = ["", ""];
-  child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    stdout += text;
+    onStdout?.(stdout, child);
+  });
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     stderr += text;
     onStderr?.(stderr, child);
