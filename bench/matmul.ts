@@ -27,7 +27,9 @@ function products(quick: boolean): Product[] {
 /** The products of a training step of that model on 512 tokens, and of decoding, in the layout they come in. */
 const MODEL_PRODUCTS: readonly (Product & { name: string })[] = [
   { name: "decode, 5 rows", m: 5, k: 192, n: 512, layout: "NT" },
+  { name: "decode, 16 rows", m: 16, k: 192, n: 512, layout: "NT" },
   { name: "decode, 25 rows", m: 25, k: 192, n: 512, layout: "NT" },
+  { name: "group and prompt", m: 45, k: 192, n: 512, layout: "NT" },
   { name: "projection", m: 512, k: 192, n: 192, layout: "NT" },
   { name: "MLP up", m: 512, k: 192, n: 512, layout: "NT" },
   { name: "MLP down", m: 512, k: 512, n: 192, layout: "NT" },
@@ -94,7 +96,7 @@ function candidates(): Record<string, MatmulLaunchOptions> {
 export async function benchMatmulVariants(bench: Bench): Promise<Row[]> {
   const kernels = Object.entries(candidates());
   const rows: Row[] = [];
-  for (const product of bench.quick ? MODEL_PRODUCTS.slice(0, 3) : MODEL_PRODUCTS) {
+  for (const product of bench.quick ? MODEL_PRODUCTS.slice(0, 5) : MODEL_PRODUCTS) {
     const { name, m, k, n, layout } = product;
     const speeds = await withProduct(product, async (launch) => {
       const timers: Timer[] = [];

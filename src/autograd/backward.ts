@@ -7,7 +7,7 @@
  */
 import { addInto, add, copy, fill } from "../tensor/elementwise.ts";
 import { currentScope, release, scope, type Storage } from "../tensor/memory.ts";
-import { ShapeError, show, sizeOf } from "../tensor/shape.ts";
+import { ShapeError, sameShape, show, sizeOf } from "../tensor/shape.ts";
 import { dispose, keep, type Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "./variable.ts";
 
@@ -43,7 +43,7 @@ function walk(
   if (!cotangent && sizeOf(shape) !== 1) {
     throw new ShapeError(`backward: the loss has shape ${show(shape)}; reduce it to a scalar or pass a cotangent`);
   }
-  if (cotangent && show(cotangent.shape) !== show(shape)) {
+  if (cotangent && !sameShape(cotangent.shape, shape)) {
     throw new ShapeError(`backward: cotangent ${show(cotangent.shape)} for a value of shape ${show(shape)}`);
   }
   if (!loss.tracked) throw new Error("backward: the loss does not depend on any parameter");
@@ -72,7 +72,7 @@ function walk(
     inputs.forEach((input, i) => {
       const dx = results[i];
       if (!dx || !input.tracked || dx === into[i]) return;
-      if (show(dx.shape) !== show(input.value.shape)) {
+      if (!sameShape(dx.shape, input.value.shape)) {
         throw new ShapeError(
           `${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`,
         );

@@ -22,14 +22,19 @@ const SNIPPET = "// snippet: ";
 
 /**
  * The text of `src/shaders/<name>.wgsl` with each constant of `constants` set to its value.
- * A line `// include: snippet` appends `snippet.wgsl`; `enable` directives move to the very front, as WGSL demands.
+ * A line `// include: snippet` appends `snippet.wgsl`, or what `substitutes` has in its place; `enable` directives move to the very front, as WGSL demands.
  * Line numbers stay those of the file; `locate` finds the file of a line in a snippet.
  * @throws Error when a constant is not declared in the file.
  */
-export function loadShader(name: string, constants: Readonly<Record<string, number>> = {}): string {
+export function loadShader(
+  name: string,
+  constants: Readonly<Record<string, number>> = {},
+  substitutes: Readonly<Record<string, string>> = {},
+): string {
   let text = readShader(name);
   for (const include of text.matchAll(/^\/\/ include: (\w+)$/gm)) {
-    text += `\n${SNIPPET}${include[1]!}\n${readShader(include[1]!)}`;
+    const snippet = substitutes[include[1]!] ?? include[1]!;
+    text += `\n${SNIPPET}${snippet}\n${readShader(snippet)}`;
   }
   for (const [constant, value] of Object.entries(constants)) {
     const declaration = new RegExp(`(const ${constant}\\s*:\\s*(u32|i32|f32)\\s*=)[^;]*;`);

@@ -23,11 +23,12 @@
 enable subgroups;
 
 const ROWS_PER_LANE: u32 = 4u;  // 4, or 1 for products of a few rows
+const ROW_LANES: u32 = 8u;      // lanes whose rows make up the tile: 8, or 6 where the tile would not be filled
 
 const LANES: u32 = 8u;
 const COLS_PER_LANE: u32 = 4u;
 const STEPS: u32 = 4u;
-const TILE_ROWS: u32 = ROWS_PER_LANE * LANES;
+const TILE_ROWS: u32 = ROWS_PER_LANE * ROW_LANES;
 const TILE_COLS: u32 = COLS_PER_LANE * LANES;
 
 // How the blocks of a and b are loaded, and whether c is stored by vectors.
@@ -179,8 +180,10 @@ fn matmul(
         addRows(&sums, 3u, rows, columns);
         addRows(&sums, 4u, rows, columns);
         addRows(&sums, 5u, rows, columns);
-        addRows(&sums, 6u, rows, columns);
-        addRows(&sums, 7u, rows, columns);
+        if (ROW_LANES == LANES) {
+          addRows(&sums, 6u, rows, columns);
+          addRows(&sums, 7u, rows, columns);
+        }
       }
       storeSums(tile, firstCol, &sums, select(ADD_C, params.addends, start == 0u));
     }

@@ -9,7 +9,7 @@ import { gpu } from "./device.ts";
 import { kernel, launch, type Kernel } from "./kernel.ts";
 import { slice, sliceBackward } from "./layout.ts";
 import { scope } from "./memory.ts";
-import { ShapeError, show } from "./shape.ts";
+import { ShapeError, sameShape, show } from "./shape.ts";
 import { empty, type Tensor } from "./tensor.ts";
 
 export interface AttentionOptions {
@@ -119,7 +119,7 @@ export function attentionBackward(
   options: AttentionOptions = {},
 ): { dq: Tensor; dk: Tensor; dv: Tensor } {
   const { q, k, v, y, logSumExp } = saved;
-  if (show(dy.shape) !== show(q.shape)) {
+  if (!sameShape(dy.shape, q.shape)) {
     throw new ShapeError(`attentionBackward: dy ${show(dy.shape)} for an output ${show(q.shape)}`);
   }
   return scope(() => {
@@ -180,7 +180,7 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
 }
 
 function expectIds(op: string, name: string, x: Tensor | undefined, shape: readonly number[]): void {
-  if (x && (x.dtype !== "u32" || show(x.shape) !== show(shape))) {
+  if (x && (x.dtype !== "u32" || !sameShape(x.shape, shape))) {
     throw new ShapeError(`${op}: ${name} is ${x.dtype} ${show(x.shape)}; expected u32 ${show(shape)}`);
   }
 }

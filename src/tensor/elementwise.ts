@@ -9,7 +9,7 @@
 import { gpu } from "./device.ts";
 import { kernel, launch, type Kernel } from "./kernel.ts";
 import { elementRanges, type RangeViews } from "./ranges.ts";
-import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, show, type Shape } from "./shape.ts";
+import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, sameShape, show, type Shape } from "./shape.ts";
 import { empty, size, type DType, type Tensor } from "./tensor.ts";
 
 const WORKGROUP = 64;
@@ -24,7 +24,7 @@ export function requireDType(op: string, x: Tensor, dtype: DType): void {
 function requireSameShape(op: string, a: Tensor, b: Tensor): void {
   requireDType(op, a, "f32");
   requireDType(op, b, "f32");
-  if (show(a.shape) === show(b.shape)) return;
+  if (sameShape(a.shape, b.shape)) return;
   throw new ShapeError(`${op}: shapes ${show(a.shape)} and ${show(b.shape)} differ`);
 }
 
@@ -304,10 +304,10 @@ export function addInto(target: Tensor, x: Tensor): void {
 
 // ---- activations --------------------------------------------------------------------------------------------------
 
-const activationKernel = (entry: string): Kernel<"x" | "y", "size"> =>
-  kernel({ shader: "activation", entry, buffers: ["x", "y"], params: ["size"] });
-const activationBackwardKernel = (entry: string): Kernel<"x" | "dy" | "dx", "size"> =>
-  kernel({ shader: "activation", entry, buffers: ["x", "dy", "dx"], params: ["size"] });
+const activationKernel = (entry: string): Kernel<"x" | "y", "vectors"> =>
+  kernel({ shader: "activation", entry, buffers: ["x", "y"], params: ["vectors"] });
+const activationBackwardKernel = (entry: string): Kernel<"x" | "dy" | "dx", "vectors"> =>
+  kernel({ shader: "activation", entry, buffers: ["x", "dy", "dx"], params: ["vectors"] });
 
 const activations = {
   tanh: { forward: activationKernel("tanhForward"), backward: activationBackwardKernel("tanhBackward") },
@@ -320,7 +320,8 @@ function activate(op: keyof typeof activations, x: Tensor): Tensor {
   requireDType(op, x, "f32");
   const y = empty(x.shape);
   for (const { count, views } of elementRanges({ x, y })) {
-    launch(activations[op].forward, views, { size: count }, gridStrideGroups(count));
+    const vectors = Math.ceil(count / 4);
+    launch(activations[op].forward, views, { vectors }, gridStrideGroups(vectors));
   }
   return y;
 }
@@ -329,7 +330,8 @@ function activateBackward(op: keyof typeof activations, x: Tensor, dy: Tensor): 
   requireSameShape(`${op}Backward`, x, dy);
   const dx = empty(x.shape);
   for (const { count, views } of elementRanges({ x, dy, dx })) {
-    launch(activations[op].backward, views, { size: count }, gridStrideGroups(count));
+    const vectors = Math.ceil(count / 4);
+    launch(activations[op].backward, views, { vectors }, gridStrideGroups(vectors));
   }
   return dx;
 }
@@ -375,10 +377,10 @@ export function siluBackward(x: Tensor, dy: Tensor): Tensor {
 }
 
 const swigluKernel = kernel({
-  shader: "activation", entry: "swigluForward", buffers: ["gate", "up", "y"], params: ["size"],
+  shader: "activation", entry: "swigluForward", buffers: ["gate", "up", "y"], params: ["vectors"],
 });
 const swigluBackwardKernel = kernel({
-  shader: "activation", entry: "swigluBackward", buffers: ["gate", "up", "dy", "dGate", "dUp"], params: ["size"],
+  shader: "activation", entry: "swigluBackward", buffers: ["gate", "up", "dy", "dGate", "dUp"], params: ["vectors"],
 });
 
 /** silu(gate) * up; equal shapes */
@@ -386,7 +388,8 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
   requireSameShape("swiglu", gate, up);
   const y = empty(gate.shape);
   for (const { count, views } of elementRanges({ gate, up, y })) {
-    launch(swigluKernel, views, { size: count }, gridStrideGroups(count));
+    const vectors = Math.ceil(count / 4);
+    launch(swigluKernel, views, { vectors }, gridStrideGroups(vectors));
   }
   return y;
 }
@@ -398,7 +401,8 @@ export function swigluBackward(gate: Tensor, up: Tensor, dy: Tensor): { dGate: T
   const dGate = empty(gate.shape);
   const dUp = empty(gate.shape);
   for (const { count, views } of elementRanges({ gate, up, dy, dGate, dUp })) {
-    launch(swigluBackwardKernel, views, { size: count }, gridStrideGroups(count));
+    const vectors = Math.ceil(count / 4);
+    launch(swigluBackwardKernel, views, { vectors }, gridStrideGroups(vectors));
   }
   return { dGate, dUp };
 }

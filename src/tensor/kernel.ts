@@ -34,7 +34,6 @@ interface Pipeline {
 const pipelines = new Map<string, Pipeline>();
 const bindGroups = new Map<string, GPUBindGroup>();
 const MAX_BIND_GROUPS = 8192;
-/** Bindings are rounded up to whole vectors, within their buffers (see `sizeClass`): a shader may read them as vec4. */
 const VECTOR_BYTES = 16;
 const MAX_GROUPS_PER_DIMENSION = 65535;
 
@@ -68,7 +67,7 @@ export function launch<Buffers extends string, Params extends string>(
   let specialised = constants;
   let key = "";
   for (const name of kernel.buffers) {
-    const { storage, byteOffset = 0, shape, dtype } = buffers[name];
+    const { storage, shape, dtype } = buffers[name];
     const bytes = byteLength(buffers[name]);
     if (storage.released) {
       throw new GpuError(`${kernel.shader}.${kernel.entry}: ${name} was released (its scope has ended)`);
@@ -80,7 +79,8 @@ export function launch<Buffers extends string, Params extends string>(
       );
     }
     if (dtype === "bf16") specialised = { ...specialised, [bf16Constant(kernel, name, shape)]: 1 };
-    key += `|${storage.pooled.id}:${byteOffset}:${bytes}`;
+    const { offset, size } = boundPart(buffers[name]);
+    key += `|${storage.pooled.id}:${offset}:${size}`;
   }
   const pipeline = pipelineFor(kernel, specialised);
   key = `${pipeline.id}${key}`;
@@ -129,8 +129,8 @@ export function foldGrid(groups: number): [number, number] {
 }
 
 function pipelineFor(kernel: Kernel<string, string>, constants: Constants): Pipeline {
-  const { shader, entry } = kernel;
-  const key = `${shader}.${entry} ${JSON.stringify(constants)}`;
+  let key = `${kernel.shader}.${kernel.entry}`;
+  for (const name in constants) key += ` ${name}=${constants[name]}`;
   let pipeline = pipelines.get(key);
   if (!pipeline) {
     pipeline = createPipeline(kernel, key, constants);
@@ -140,8 +140,9 @@ function pipelineFor(kernel: Kernel<string, string>, constants: Constants): Pipe
 }
 
 function createPipeline(kernel: Kernel<string, string>, label: string, constants: Constants): Pipeline {
-  const { device } = gpu();
-  const code = loadShader(kernel.shader, constants);
+  const { device, subgroupSize } = gpu();
+  const isOneSubgroup = constants.WORKGROUP !== undefined && constants.WORKGROUP === subgroupSize;
+  const code = loadShader(kernel.shader, constants, isOneSubgroup ? { workgroup_reduce: "subgroup_reduce" } : {});
   const shape = reflectShader(code);
   const missing = [
     ...kernel.buffers.filter((name) => !shape.buffers.has(name)),
@@ -211,11 +212,21 @@ function createBindGroup<Buffers extends string>(
   buffers: Readonly<Record<Buffers, Tensor>>,
 ): GPUBindGroup {
   const { device } = gpu();
-  const entries: GPUBindGroupEntry[] = kernel.buffers.map((name) => {
-    const { storage, byteOffset: offset = 0 } = buffers[name];
-    const size = Math.max(1, Math.ceil(byteLength(buffers[name]) / VECTOR_BYTES)) * VECTOR_BYTES;
-    return { binding: shape.buffers.get(name)!.binding, resource: { buffer: storage.pooled.buffer, offset, size } };
-  });
+  const entries: GPUBindGroupEntry[] = kernel.buffers.map((name) => ({
+    binding: shape.buffers.get(name)!.binding,
+    resource: { buffer: buffers[name].storage.pooled.buffer, ...boundPart(buffers[name]) },
+  }));
   if (kernel.params.length > 0) entries.push({ binding: 0, resource: { buffer: uniformBuffer(), size: PARAM_BYTES } });
   return device.createBindGroup({ layout, entries });
+}
+
+/**
+ * The bytes of its buffer that are bound for a tensor: all of them, so that tensors of other sizes which come to lie
+ * there share the bind group, unless it is a view or the buffer is too large. A view is rounded up to whole vectors,
+ * within the buffer (see `sizeClass`): a shader may read it as vec4.
+ */
+function boundPart(x: Tensor): { offset: number; size: number } {
+  const { capacity } = x.storage.pooled;
+  if (x.byteOffset === undefined && capacity <= gpu().maxBindingBytes) return { offset: 0, size: capacity };
+  return { offset: x.byteOffset ?? 0, size: Math.max(1, Math.ceil(byteLength(x) / VECTOR_BYTES)) * VECTOR_BYTES };
 }

@@ -7,7 +7,8 @@
 import { fill, gridStrideGroups, requireDType } from "./elementwise.ts";
 import { kernel, launch } from "./kernel.ts";
 import {
-  ShapeError, broadcastShapes, broadcastStrides, collapseAxes, normalizeAxis, show, sizeOf, stridesOf, type Shape,
+  ShapeError, broadcastShapes, broadcastStrides, collapseAxes, normalizeAxis, sameShape, show, sizeOf, stridesOf,
+  type Shape,
 } from "./shape.ts";
 import { empty, size, type Tensor } from "./tensor.ts";
 
@@ -127,7 +128,7 @@ export function concat(tensors: readonly Tensor[], axis: number): Tensor {
 
 /** Repeats axes of length 1, and missing leading axes, up to `shape` (torch.broadcast_to). */
 export function expand(x: Tensor, shape: Shape): Tensor {
-  if (show(broadcastShapes("expand", x.shape, shape)) !== show(shape)) {
+  if (!sameShape(broadcastShapes("expand", x.shape, shape), shape)) {
     throw new ShapeError(`expand: shape ${show(x.shape)} does not broadcast to ${show(shape)}`);
   }
   const y = empty(shape, x.dtype);
@@ -140,7 +141,7 @@ function gatherShapes(op: string, shape: Shape, axis: number, index: Tensor): { 
   requireDType(op, index, "u32");
   const along = normalizeAxis(op, axis, shape);
   const m = index.shape[along] ?? 0;
-  if (show(index.shape) !== show(shape.with(along, m))) {
+  if (!sameShape(index.shape, shape.with(along, m))) {
     throw new ShapeError(`${op}: index ${show(index.shape)} and ${show(shape)} must agree in every axis but ${along}`);
   }
   return { n: shape[along]!, m, inner: sizeOf(shape.slice(along + 1)) };
@@ -163,7 +164,7 @@ export function gather(x: Tensor, axis: number, index: Tensor): Tensor {
 export function gatherBackward(dy: Tensor, shape: Shape, axis: number, index: Tensor): Tensor {
   requireDType("gatherBackward", dy, "f32");
   const numbers = gatherShapes("gatherBackward", shape, axis, index);
-  if (show(dy.shape) !== show(index.shape)) {
+  if (!sameShape(dy.shape, index.shape)) {
     throw new ShapeError(`gatherBackward: dy ${show(dy.shape)} and index ${show(index.shape)} differ`);
   }
   const dx = empty(shape);

@@ -7,7 +7,7 @@ import { chooseSlices, chooseTilesPerGroup, chooseVariant, variants, type Matmul
 import { scope } from "./memory.ts";
 import { rowRange, rowsPerRange, type Range } from "./ranges.ts";
 import { sum } from "./reduce.ts";
-import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, show, sizeOf } from "./shape.ts";
+import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, sameShape, show, sizeOf } from "./shape.ts";
 import { empty, type Tensor } from "./tensor.ts";
 
 export interface MatmulOptions {
@@ -70,37 +70,42 @@ const ADD = { c: 1, bias: 2, residual: 4 } as const;
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}): Tensor {
   const { transposeA = false, transposeB = false, accumulateInto, bias, residual } = options;
-  const product = `matmul ${describe(a, transposeA)} x ${describe(b, transposeB)}`;
   if (Math.min(a.shape.length, b.shape.length) < 2) {
-    throw new ShapeError(`${product}: both operands need at least two axes`);
+    throw new ShapeError(`${describe(a, b, options)}: both operands need at least two axes`);
   }
   const left = operand(a, transposeA);
   const right = operand(b, transposeB);
-  checkInner(product, left, right);
+  if (left.cols !== right.rows) throw new ShapeError(`${describe(a, b, options)}: ${innerSizes(left, right)}`);
 
   const [aLeading, bLeading] = [a.shape.slice(0, -2), b.shape.slice(0, -2)];
-  const batchShape = broadcastShapes(product, aLeading, bLeading);
+  const batchShape = sameShape(aLeading, bLeading)
+    ? aLeading
+    : broadcastShapes(describe(a, b, options), aLeading, bLeading);
   const batch = collapseAxes(batchShape, [
     broadcastStrides(aLeading, batchShape).map((stride) => stride * left.rows * left.cols),
     broadcastStrides(bLeading, batchShape).map((stride) => stride * right.rows * right.cols),
   ]);
-  if (batch.shape.length > 3) throw new ShapeError(`${product}: broadcasts over more than three separate batch axes`);
+  if (batch.shape.length > 3) {
+    throw new ShapeError(`${describe(a, b, options)}: broadcasts over more than three separate batch axes`);
+  }
 
   const shape = [...batchShape, left.rows, right.cols];
-  if (accumulateInto && show(accumulateInto.shape) !== show(shape)) {
-    throw new ShapeError(`${product} = ${show(shape)} cannot be added into ${show(accumulateInto.shape)}`);
+  if (accumulateInto && !sameShape(accumulateInto.shape, shape)) {
+    throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} cannot be added into ${show(accumulateInto.shape)}`);
   }
-  if (bias && show(bias.shape) !== show([right.cols])) {
-    throw new ShapeError(`${product} = ${show(shape)} takes no bias ${show(bias.shape)}`);
+  if (bias && !sameShape(bias.shape, [right.cols])) {
+    throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} takes no bias ${show(bias.shape)}`);
   }
-  if (residual && show(residual.shape) !== show(shape)) {
-    throw new ShapeError(`${product} = ${show(shape)} takes no residual ${show(residual.shape)}`);
+  if (residual && !sameShape(residual.shape, shape)) {
+    throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} takes no residual ${show(residual.shape)}`);
   }
   const { variant = chooseVariant(left.rows) } = options;
   const isPlain = shape.length === 2 && !accumulateInto && !bias && !residual;
   const { slices = isPlain ? chooseSlices(variant, left.rows, right.cols, left.cols) : 1 } = options;
   if (slices > 1) {
-    if (!isPlain || left.cols % slices !== 0) throw new ShapeError(`${product}: cannot be cut into ${slices} slices`);
+    if (!isPlain || left.cols % slices !== 0) {
+      throw new ShapeError(`${describe(a, b, options)}: cannot be cut into ${slices} slices`);
+    }
     return multiplySlices(left, right, slices, variant);
   }
   const c = accumulateInto ?? empty(shape);
@@ -121,7 +126,7 @@ export function matmulRows(a: RowRange, b: RowRange, c: RowRange, options: RowsO
   const right = operand(b.matrix, transposeB, b);
   const result = operand(c.matrix, false, c);
   const product = `matmulRows [${left.rows}, ${left.cols}] x [${right.rows}, ${right.cols}]`;
-  checkInner(product, left, right);
+  if (left.cols !== right.rows) throw new ShapeError(`${product}: ${innerSizes(left, right)}`);
   if (result.rows !== left.rows || result.cols !== right.cols) {
     throw new ShapeError(`${product}: the result does not fit into [${result.rows}, ${result.cols}]`);
   }
@@ -133,8 +138,14 @@ export function allRows(matrix: Tensor): RowRange {
   return { matrix, start: 0, count: matrix.shape[0]! };
 }
 
-function describe({ shape }: Tensor, transposed: boolean): string {
-  return `${show(shape)}${transposed ? " transposed" : ""}`;
+/** The product as messages name it. */
+function describe(a: Tensor, b: Tensor, { transposeA, transposeB }: MatmulOptions): string {
+  const [left, right] = [show(a.shape), show(b.shape)];
+  return `matmul ${left}${transposeA ? " transposed" : ""} x ${right}${transposeB ? " transposed" : ""}`;
+}
+
+function innerSizes(a: Operand, b: Operand): string {
+  return `inner sizes ${a.cols} and ${b.rows} differ`;
 }
 
 function operand(tensor: Tensor, transposed: boolean, range?: RowRange): Operand {
@@ -150,10 +161,6 @@ function operand(tensor: Tensor, transposed: boolean, range?: RowRange): Operand
   return transposed
     ? { tensor, start, transposed, rows: width, cols: rows, rowStride: 1, colStride: width }
     : { tensor, start, transposed, rows, cols: width, rowStride: width, colStride: 1 };
-}
-
-function checkInner(product: string, a: Operand, b: Operand): void {
-  if (a.cols !== b.rows) throw new ShapeError(`${product}: inner sizes ${a.cols} and ${b.rows} differ`);
 }
 
 /**
@@ -194,7 +201,7 @@ function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions):
   const batches = sizeOf(batch.shape);
   const { kernel, tileRows, tileCols, constants } = variants[variant];
   const addends = (accumulate ? ADD.c : 0) | (bias ? ADD.bias : 0) | (residual ? ADD.residual : 0);
-  const launchPiece = (rows: Range, cols: Range, inner: Range): void => {
+  for (const [rows, cols, inner] of cutProduct(a, b, c)) {
     const [ofA, ofB, ofC] = [bindBlock(a, rows, inner), bindBlock(b, inner, cols), bindBlock(c, rows, cols)];
     const layout = {
       rows: rows.count, cols: cols.count, inner: inner.count,
@@ -222,16 +229,21 @@ function multiply(a: Operand, b: Operand, c: Operand, options: MultiplyOptions):
       batches * rowTiles * Math.ceil(colTiles / tilesPerGroup),
       constants(layout, tilesPerGroup),
     );
-  };
+  }
+}
+
+/** The pieces of rows, columns and inner axis that are launched one after the other. */
+function cutProduct(a: Operand, b: Operand, c: Operand): [rows: Range, cols: Range, inner: Range][] {
+  const rowPieces = cutAxis(a.rows, a.transposed ? [c] : [a, c]);
   const colPieces = cutAxis(b.cols, b.transposed ? [b] : []);
   const innerPieces = cutAxis(a.cols, [...(a.transposed ? [a] : []), ...(b.transposed ? [] : [b])]);
-  for (const rows of cutAxis(a.rows, a.transposed ? [c] : [a, c])) {
-    for (const cols of colPieces) for (const inner of innerPieces) launchPiece(rows, cols, inner);
-  }
+  return rowPieces.flatMap((rows) =>
+    colPieces.flatMap((cols) => innerPieces.map((inner): [Range, Range, Range] => [rows, cols, inner])));
 }
 
 /** Pieces of an axis, each within one range of every matrix whose stored rows follow that axis: normally one piece. */
 function cutAxis(length: number, along: readonly Operand[]): Range[] {
+  if (along.every(({ tensor }) => rangeRows(tensor) === Infinity)) return [{ start: 0, count: length }];
   const cuts = new Set([0]);
   for (const { tensor, start } of along) {
     const step = rangeRows(tensor);

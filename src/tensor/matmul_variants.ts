@@ -29,15 +29,16 @@ interface Variant {
   readonly constants: (product: ProductLayout, tilesPerGroup: number) => Constants;
 }
 
-/** A tile of matmul_subgroup.wgsl, of which each of the 8 lanes owns so many rows. */
-function subgroupTile(rowsPerLane: number): Variant {
+/** A tile of matmul_subgroup.wgsl, of which each of `rowLanes` lanes owns so many rows. */
+function subgroupTile(rowsPerLane: number, rowLanes: number): Variant {
   return {
     kernel: subgroupKernel,
-    tileRows: 8 * rowsPerLane,
+    tileRows: rowsPerLane * rowLanes,
     tileCols: 32,
     stages: true,
     constants: (product, tilesPerGroup) => ({
       ROWS_PER_LANE: rowsPerLane,
+      ROW_LANES: rowLanes,
       ...vectorConstants(rowsPerLane, product),
       ...(tilesPerGroup > 1 ? { STAGED_STEPS: MAX_STAGED_STEPS } : {}),
     }),
@@ -46,8 +47,9 @@ function subgroupTile(rowsPerLane: number): Variant {
 
 /** The kernels by the tile of the result that one workgroup computes at a time. */
 export const variants = {
-  subgroup8x32: subgroupTile(1),
-  subgroup32x32: subgroupTile(4),
+  subgroup8x32: subgroupTile(1, 8),
+  subgroup24x32: subgroupTile(4, 6),
+  subgroup32x32: subgroupTile(4, 8),
   shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, stages: false, constants: () => ({}) },
 } satisfies Record<string, Variant>;
 
@@ -76,18 +78,23 @@ const ALONG = { none: 0, inner: 1, outer: 2 } as const;
 
 /** Vectors wherever every address that one may have is a multiple of 4. */
 function vectorConstants(rowsPerLane: number, { rows, cols, inner, a, b, c }: ProductLayout): Constants {
-  const fits = (...numbers: readonly number[]): boolean => numbers.every((n) => n % VECTOR === 0);
-  const along = (starts: readonly number[], outer: number, outerStride: number, innerStride: number): number => {
-    if (innerStride === 1 && fits(inner, outerStride, ...starts)) return ALONG.inner;
-    if (outerStride === 1 && fits(outer, innerStride, ...starts)) return ALONG.outer;
-    return ALONG.none;
-  };
-  const aAlong = along(a.starts, rows, a.rowStride, a.colStride);
+  const aAlong = along(a.starts, [inner, a.colStride], [rows, a.rowStride]);
   return {
     A_ALONG: aAlong === ALONG.outer && rowsPerLane < VECTOR ? ALONG.none : aAlong,
-    B_ALONG: along(b.starts, cols, b.colStride, b.rowStride),
-    C_VECTORS: fits(cols, c.rowStride, ...c.starts) ? 1 : 0,
+    B_ALONG: along(b.starts, [inner, b.rowStride], [cols, b.colStride]),
+    C_VECTORS: areMultiples(cols, c.rowStride, ...c.starts) ? 1 : 0,
   };
+}
+
+/** Which axis of an operand has vectors; the axes as length and stride. */
+function along(starts: readonly number[], inner: readonly [number, number], outer: readonly [number, number]): number {
+  if (inner[1] === 1 && areMultiples(inner[0], outer[1], ...starts)) return ALONG.inner;
+  if (outer[1] === 1 && areMultiples(outer[0], inner[1], ...starts)) return ALONG.outer;
+  return ALONG.none;
+}
+
+function areMultiples(...numbers: readonly number[]): boolean {
+  return numbers.every((n) => n % VECTOR === 0);
 }
 
 /**
@@ -106,27 +113,38 @@ function vectorConstants(rowsPerLane: number, { rows, cols, inner, a, b, c }: Pr
  *   5 x 192 x 512, A Bᵀ           1.6        4.6       2.3              2.6            0.2
  *   compilation                   700        400       900             1000           1300
  *
- * So 32 x 32, except for a handful of rows (decoding), of which 8 x 32 wastes fewer. Wider and taller tiles gained at
- * most 5% and took three times as long to compile. Everything but the software driver with its subgroups of 8 gets the
+ * So 32 x 32, except where its rows would not be filled. Microseconds of m x 192 x 512, A Bᵀ, on two virtual cores of
+ * an EPYC:
+ *
+ *             16 rows   24 rows   32 rows   48 rows   64 rows
+ *   8 x 32        560       811       923      1112      1314
+ *   24 x 32       585       608       972       854      1255
+ *   32 x 32       862       695       661      1000      1030
+ *
+ * Wider and taller tiles gained at most 5% and took three times as long to compile. Everything but the software driver with its subgroups of 8 gets the
  * shared-memory tile, as the textbook has it: its size was not tuned on a GPU.
  */
 export function chooseVariant(rows: number): MatmulVariant {
   const { software, subgroupSize } = gpu();
   if (!software || subgroupSize !== 8) return "shared64x64";
-  return rows <= 8 ? "subgroup8x32" : "subgroup32x32";
+  if (rows <= 16) return "subgroup8x32";
+  return FLAT_TILE_COST * Math.ceil(rows / 24) < Math.ceil(rows / 32) ? "subgroup24x32" : "subgroup32x32";
 }
 
+/** What a 24 x 32 tile takes of the time of a 32 x 32 one: it loads as many columns for fewer rows. */
+const FLAT_TILE_COST = 0.85;
 /** Steps of k whose rows fit into 32 KiB of workgroup memory. */
 const MAX_STAGED_STEPS = 256;
 /** Workgroups that each of the software driver's threads has at least, so that they finish together. */
 const GROUPS_PER_THREAD = 2;
+const THREADS = availableParallelism();
 
 /**
  * How many tiles side by side a workgroup computes from staged rows, of `down` x `across` tiles in all; 1: nothing is
  * staged. Two tiles are enough to gain by it.
  */
 export function chooseTilesPerGroup(variant: MatmulVariant, down: number, across: number): number {
-  const most = Math.floor((down * across) / (GROUPS_PER_THREAD * availableParallelism()));
+  const most = Math.floor((down * across) / (GROUPS_PER_THREAD * THREADS));
   if (!variants[variant].stages || Math.min(most, across) < 2) return 1;
   return Math.ceil(across / Math.ceil(across / most));
 }

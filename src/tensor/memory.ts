@@ -1,6 +1,9 @@
 /**
  * The one owner of GPU buffers: a size-class pool, and scopes that free a step's temporaries.
  *
+ * Of the free buffers of a size the oldest is taken. Steps that allocate alike then get the same buffers in the same
+ * places, and the bind groups made for the first one serve all (kernel.ts).
+ *
  * A released buffer may be reused at once, while commands that read it are still queued: commands run in the order they
  * were recorded, so the old reader always comes before the new writer. Only host uploads bypass that order; the
  * recorder handles them (`upload` in recorder.ts). A new buffer costs milliseconds on the software driver (page
@@ -42,6 +45,7 @@ export interface MemoryStats {
  */
 const MAX_BYTES = 2 ** 31;
 
+/** By capacity; each list with the newest first, so that the oldest is popped. */
 const freeBuffers = new Map<number, PooledBuffer[]>();
 const scopes: Set<Storage>[] = [];
 const stats: MemoryStats = { liveBytes: 0, liveBuffers: 0, peakBytes: 0, poolBytes: 0 };
@@ -96,11 +100,20 @@ export function release(storage: Storage): void {
   storage.owner = null;
   storage.released = true;
   const { pooled } = storage;
-  const free = freeBuffers.get(pooled.capacity);
-  if (free) free.push(pooled);
-  else freeBuffers.set(pooled.capacity, [pooled]);
+  addFree(pooled);
   stats.liveBytes -= pooled.capacity;
   stats.liveBuffers -= 1;
+}
+
+function addFree(pooled: PooledBuffer): void {
+  const free = freeBuffers.get(pooled.capacity);
+  if (!free) {
+    freeBuffers.set(pooled.capacity, [pooled]);
+    return;
+  }
+  let at = free.length; // most often a young buffer comes back to older ones, or the list is short
+  while (at > 0 && free[at - 1]!.id < pooled.id) at -= 1;
+  free.splice(at, 0, pooled);
 }
 
 /** Takes an allocation out of its scope: it lives until `release`. For parameters, optimiser state and KV caches. */

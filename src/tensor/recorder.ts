@@ -16,6 +16,8 @@ let uniforms: GPUBuffer | null = null;
 const staged = new DataView(new ArrayBuffer(SLOTS * SLOT_BYTES));
 let encoder: GPUCommandEncoder | null = null;
 let pass: GPUComputePassEncoder | null = null;
+/** The pipeline that is set in the open pass. */
+let current: GPUComputePipeline | null = null;
 let recorded = 0;
 let serial = 0;
 let dispatches = 0;
@@ -65,7 +67,8 @@ export function record(
   pass ??= encoder.beginComputePass();
   const offset = recorded * SLOT_BYTES;
   writeParams?.(staged, offset);
-  pass.setPipeline(pipeline);
+  if (pipeline !== current) pass.setPipeline(pipeline);
+  current = pipeline;
   pass.setBindGroup(0, bindGroup, writeParams ? [offset] : []);
   pass.dispatchWorkgroups(grid[0], grid[1]);
   for (const pooled of used) pooled.lastUse = serial;
@@ -73,16 +76,21 @@ export function record(
   dispatches += 1;
 }
 
+function endPass(): void {
+  pass?.end();
+  pass = null;
+  current = null;
+}
+
 /** Sends everything recorded so far to the GPU. Returns without waiting. @throws GpuError after a failure. */
 export function submit(): void {
   checkHealth();
   if (!encoder) return;
-  pass?.end();
+  endPass();
   const { queue } = gpu().device;
   if (recorded > 0) queue.writeBuffer(uniformBuffer(), 0, staged.buffer, 0, recorded * SLOT_BYTES);
   queue.submit([encoder.finish()]);
   encoder = null;
-  pass = null;
   recorded = 0;
   serial += 1;
 }
@@ -111,8 +119,7 @@ export async function download(regions: readonly Region[]): Promise<ArrayBuffer[
   const results = regions.map(({ bytes }) => new ArrayBuffer(bytes));
   const batches = planReadback(regions).map((batch) => ({ ...batch, staging: takeStaging(batch.bytes) }));
   if (batches.length === 0) return results;
-  pass?.end();
-  pass = null;
+  endPass();
   encoder ??= gpu().device.createCommandEncoder();
   for (const { staging, copies } of batches) {
     for (const { region, from, to, bytes } of copies) {

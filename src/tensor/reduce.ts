@@ -8,7 +8,7 @@ import { requireDType } from "./elementwise.ts";
 import { gpu } from "./device.ts";
 import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
-import { ShapeError, broadcastShapes, normalizeAxis, show, sizeOf, type Shape } from "./shape.ts";
+import { ShapeError, broadcastShapes, normalizeAxis, sameShape, show, sizeOf, type Shape } from "./shape.ts";
 import { empty, reshape, size, type Tensor } from "./tensor.ts";
 
 const WORKGROUP = 64;
@@ -40,8 +40,8 @@ export function max(x: Tensor, axes?: readonly number[], keepDims = false): Tens
  * shapes are equal.
  */
 export function sumTo(x: Tensor, shape: Shape): Tensor {
-  if (show(x.shape) === show(shape)) return x;
-  if (show(broadcastShapes("sumTo", x.shape, shape)) !== show(x.shape)) {
+  if (sameShape(x.shape, shape)) return x;
+  if (!sameShape(broadcastShapes("sumTo", x.shape, shape), x.shape)) {
     throw new ShapeError(`sumTo: shape ${show(shape)} does not broadcast to ${show(x.shape)}`);
   }
   const missing = x.shape.length - shape.length;

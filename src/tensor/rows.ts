@@ -1,5 +1,5 @@
 /** What row-wise launchers share: a tensor seen as rows of its last axis, and the checks of the operands beside it. */
-import { ShapeError, show, sizeOf, type Shape } from "./shape.ts";
+import { ShapeError, sameShape, show, sizeOf, type Shape } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
 /** A tensor as a matrix: all leading axes are rows, the last axis is columns. @throws ShapeError for a scalar. */
@@ -11,7 +11,7 @@ export function rowsOf(op: string, x: Tensor): { rows: number; cols: number } {
 
 /** @throws ShapeError unless the operand has exactly this shape; the message names the operation and both shapes. */
 export function expectShape(op: string, name: string, x: Tensor, wanted: Shape): void {
-  if (show(x.shape) !== show(wanted)) {
+  if (!sameShape(x.shape, wanted)) {
     throw new ShapeError(`${op}: ${name} has shape ${show(x.shape)}, expected ${show(wanted)}`);
   }
 }

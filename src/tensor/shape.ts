@@ -23,6 +23,11 @@ export function stridesOf(shape: Shape): number[] {
   return strides;
 }
 
+/** Whether two shapes are equal. */
+export function sameShape(a: Shape, b: Shape): boolean {
+  return a.length === b.length && a.every((n, axis) => n === b[axis]);
+}
+
 /** `[2, 3]`, for messages. */
 export function show(shape: Shape): string {
   return `[${shape.join(", ")}]`;
