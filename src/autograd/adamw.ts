@@ -4,11 +4,16 @@
  * Departs from PyTorch: the gradient norm is computed on every step and nothing is read back, neither to clip nor to
  * notice a bad gradient. If the norm is not finite (a NaN or an infinity anywhere, or sums of squares beyond float32),
  * the step leaves every parameter and moment as it was, as a GradScaler would; it still counts for bias correction.
+ *
+ * Moments lie side by side in memory, and the optimiser sets places side by side aside for the gradients too
+ * (`gradPlace`). Parameters that are neighbours as well, as those of a Gpt are, are then updated by one launch.
  */
 import * as kernels from "../tensor/adamw.ts";
-import { fill } from "../tensor/elementwise.ts";
+import { fillInto } from "../tensor/elementwise.ts";
 import { ShapeError, show } from "../tensor/shape.ts";
-import { dispose, empty, keep, readAll, size, write, type Tensor } from "../tensor/tensor.ts";
+import {
+  areNeighbours, disposeAll, empty, emptyNeighbours, joinNeighbours, keep, readAll, size, write, type Tensor,
+} from "../tensor/tensor.ts";
 import type { Variable } from "./variable.ts";
 
 export interface AdamWOptions {
@@ -56,33 +61,34 @@ export interface AdamW {
 /** An optimiser for `parameters`, with all moments 0. Defaults are those of torch.optim.AdamW. */
 export function adamw(parameters: readonly Variable[], options: AdamWOptions = {}): AdamW {
   const { beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0.01, maximize = false, maxGradNorm } = options;
-  const state: ParameterState[] = parameters.map(({ value }) => ({
-    firstMoment: keep(fill(value.shape, 0)),
-    secondMoment: keep(fill(value.shape, 0)),
-    step: 0,
-  }));
+  const firstMoments = zerosFor(parameters);
+  const secondMoments = zerosFor(parameters);
+  const gradients = zerosFor(parameters);
+  const state: ParameterState[] = parameters.map((parameter, i) => {
+    parameter.gradPlace = gradients[i]!;
+    return { firstMoment: firstMoments[i]!, secondMoment: secondMoments[i]!, step: 0 };
+  });
   const partialSums = parameters.reduce((count, { value }) => count + kernels.partialCount(value), 0);
   const partials = keep(empty([partialSums]));
   const gradNorm = keep(empty([1]));
   const gradScale = keep(empty([1]));
 
   const step = (learningRate: number): { gradNorm: Tensor } => {
+    const runs = runsOf(parameters, state).map(joinRun);
     let count = 0;
-    for (const { grad } of parameters) {
-      if (!grad) continue;
+    for (const { grad } of runs) {
       kernels.sumOfSquares(grad, partials, count);
       count += kernels.partialCount(grad);
     }
     // Without a bound the largest float: the quotient exceeds 1, and the factor is 1.
     kernels.gradNorm(partials, count, maxGradNorm ?? 3.4028234e38, gradNorm, gradScale);
-    parameters.forEach(({ value, grad }, i) => {
-      if (!grad) return;
-      const own = state[i]!;
-      own.step += 1;
-      const { firstMoment, secondMoment } = own;
-      const hyperparameters = { learningRate, step: own.step, beta1, beta2, eps, weightDecay, maximize };
-      kernels.adamwUpdate({ grad, gradScale, parameter: value, firstMoment, secondMoment }, hyperparameters);
+    parameters.forEach(({ grad }, i) => {
+      if (grad) state[i]!.step += 1;
     });
+    for (const { steps, ...buffers } of runs) {
+      const hyperparameters = { learningRate, step: steps + 1, beta1, beta2, eps, weightDecay, maximize };
+      kernels.adamwUpdate({ gradScale, ...buffers }, hyperparameters);
+    }
     return { gradNorm };
   };
 
@@ -123,8 +129,61 @@ export function adamw(parameters: readonly Variable[], options: AdamWOptions = {
     exportState,
     importState,
     dispose: () => {
-      for (const { firstMoment, secondMoment } of state) [firstMoment, secondMoment].forEach(dispose);
-      [partials, gradNorm, gradScale].forEach(dispose);
+      parameters.forEach((parameter, i) => {
+        if (parameter.grad === gradients[i]) parameter.grad = null;
+        parameter.gradPlace = null;
+      });
+      disposeAll([...firstMoments, ...secondMoments, ...gradients, partials, gradNorm, gradScale]);
     },
+  };
+}
+
+/** Zeros of the parameters' shapes, side by side, gaps included. */
+function zerosFor(parameters: readonly Variable[]): Tensor[] {
+  const tensors = emptyNeighbours(parameters.map(({ value }) => value.shape));
+  const whole = new Map(tensors.map((x) => [x.storage, tensors.filter(({ storage }) => storage === x.storage)]));
+  for (const neighbours of whole.values()) fillInto(joinNeighbours(neighbours), 0);
+  return tensors.map(keep);
+}
+
+/** What AdamW reads and writes for one parameter, or for neighbours seen as one. */
+interface Updated {
+  readonly parameter: Tensor;
+  readonly grad: Tensor;
+  readonly firstMoment: Tensor;
+  readonly secondMoment: Tensor;
+  /** Updates so far. */
+  readonly steps: number;
+}
+
+/** Parameters with a gradient, in runs that one launch can update: neighbours in every buffer, as often updated. */
+function runsOf(parameters: readonly Variable[], state: readonly ParameterState[]): Updated[][] {
+  const runs: Updated[][] = [];
+  parameters.forEach(({ value: parameter, grad }, i) => {
+    if (!grad) return;
+    const { firstMoment, secondMoment, step: steps } = state[i]!;
+    const next: Updated = { parameter, grad, firstMoment, secondMoment, steps };
+    const run = runs.at(-1);
+    if (run && follows(run.at(-1)!, next)) run.push(next);
+    else runs.push([next]);
+  });
+  return runs;
+}
+
+function follows(last: Updated, next: Updated): boolean {
+  return last.steps === next.steps && areNeighbours(last.parameter, next.parameter) &&
+    areNeighbours(last.grad, next.grad) && areNeighbours(last.firstMoment, next.firstMoment) &&
+    areNeighbours(last.secondMoment, next.secondMoment);
+}
+
+/** Gaps are updated with the rest: their gradient is 0 for ever, and nobody reads what the other buffers hold there. */
+function joinRun(run: readonly Updated[]): Updated {
+  if (run.length === 1) return run[0]!;
+  return {
+    parameter: joinNeighbours(run.map(({ parameter }) => parameter)),
+    grad: joinNeighbours(run.map(({ grad }) => grad)),
+    firstMoment: joinNeighbours(run.map(({ firstMoment }) => firstMoment)),
+    secondMoment: joinNeighbours(run.map(({ secondMoment }) => secondMoment)),
+    steps: run[0]!.steps,
   };
 }

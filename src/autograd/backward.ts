@@ -4,11 +4,15 @@
  * A rule is dropped as soon as it has run, and with it what it saved: a graph can be walked once. Gradients return to
  * the pool when their last reader is done, so the walk adds little to the memory of the forward pass, whose values stay
  * readable (a loss, a ratio for the log) until the scope of the step ends.
+ *
+ * Departs from the textbook: a rule is told where a gradient of its input is wanted (`Destination`), the sum that other
+ * operations have begun or the place that an optimiser has set aside, so that most gradients are never copied or added
+ * by a pass of their own.
  */
-import { addInto, add, copy, fill } from "../tensor/elementwise.ts";
+import { addInto, add, copy, copyInto, fill } from "../tensor/elementwise.ts";
 import { currentScope, release, scope, type Storage } from "../tensor/memory.ts";
 import { ShapeError, sameShape, show, sizeOf } from "../tensor/shape.ts";
-import { dispose, keep, type Tensor } from "../tensor/tensor.ts";
+import { dispose, keep, type Destination, type Tensor } from "../tensor/tensor.ts";
 import type { Variable } from "./variable.ts";
 
 /**
@@ -18,27 +22,52 @@ import type { Variable } from "./variable.ts";
  * @throws Error when the graph was already walked.
  */
 export function backward(loss: Variable, cotangent?: Tensor): void {
-  scope(() => walk(loss, cotangent, accumulateLeaf));
+  scope(() => walk(loss, cotangent, parameterGradients));
 }
 
 /**
  * dLoss/dLeaf for the given leaves (null where the loss does not depend on one), leaving every `grad` alone:
- * `torch.autograd.grad`. Throws as `backward` does.
+ * `torch.autograd.grad`. Gradients are left in `into` where that names a place. Throws as `backward` does.
  */
-export function gradientsOf(loss: Variable, leaves: readonly Variable[], cotangent?: Tensor): (Tensor | null)[] {
+export function gradientsOf(
+  loss: Variable,
+  leaves: readonly Variable[],
+  cotangent?: Tensor,
+  into: readonly (Destination | null)[] = [],
+): (Tensor | null)[] {
   return scope(() => {
     const found = new Map<Variable, Tensor>();
-    walk(loss, cotangent, (leaf, dy) => found.set(leaf, dy));
+    const places = new Map<Variable, Tensor>();
+    leaves.forEach((leaf, i) => {
+      const destination = into[i];
+      if (destination) (destination.adds ? found : places).set(leaf, destination.tensor);
+    });
+    walk(loss, cotangent, {
+      get: (leaf) => found.get(leaf) ?? null,
+      set: (leaf, gradient) => found.set(leaf, gradient),
+      placeOf: (leaf) => places.get(leaf) ?? null,
+    });
     return leaves.map((leaf) => found.get(leaf) ?? null);
   });
 }
 
-/** Differentiates every recorded operation once, outputs before inputs; a leaf's complete gradient goes to `onLeaf`. */
-function walk(
-  loss: Variable,
-  cotangent: Tensor | undefined,
-  onLeaf: (leaf: Variable, dy: Tensor, gradients: PendingGradients) => void,
-): void {
+/** Where the gradients of leaves add up. */
+interface LeafGradients {
+  readonly get: (leaf: Variable) => Tensor | null;
+  /** Takes a tensor that nobody else uses, once per leaf. */
+  readonly set: (leaf: Variable, gradient: Tensor) => void;
+  /** Memory that is set aside for a leaf's gradient. */
+  readonly placeOf: (leaf: Variable) => Tensor | null;
+}
+
+const parameterGradients: LeafGradients = {
+  get: ({ grad }) => grad,
+  set: (leaf, gradient) => (leaf.grad = gradient === leaf.gradPlace ? gradient : keep(gradient)),
+  placeOf: ({ gradPlace = null }) => gradPlace,
+};
+
+/** Differentiates every recorded operation once, outputs before inputs. */
+function walk(loss: Variable, cotangent: Tensor | undefined, leaves: LeafGradients): void {
   const { shape } = loss.value;
   if (!cotangent && sizeOf(shape) !== 1) {
     throw new ShapeError(`backward: the loss has shape ${show(shape)}; reduce it to a scalar or pass a cotangent`);
@@ -56,29 +85,22 @@ function walk(
       );
     }
   }
-  const gradients = new PendingGradients();
-  gradients.add(loss, cotangent ?? fill(shape, 1));
+  const gradients = new PendingGradients(leaves);
+  gradients.addShares([loss], [cotangent ?? fill(shape, 1)], [null]);
   for (const variable of order.reverse()) {
     const dy = gradients.take(variable);
-    if (!dy) continue;
-    if (!variable.producer) {
-      onLeaf(variable, dy, gradients);
-      continue;
-    }
-    const { inputs, rule } = variable.producer;
-    const into = inputs.map((input) => gradients.growing(input));
-    const results = scope(() => rule!(dy, into));
+    if (!dy || !variable.producer) continue;
+    const { op, inputs, rule } = variable.producer;
+    const into = gradients.destinations(inputs);
+    const shares = scope(() => rule!(dy, into));
     variable.producer.rule = null;
-    inputs.forEach((input, i) => {
-      const dx = results[i];
-      if (!dx || !input.tracked || dx === into[i]) return;
-      if (!sameShape(dx.shape, input.value.shape)) {
-        throw new ShapeError(
-          `${variable.producer!.op}: gradient ${show(dx.shape)} for input ${show(input.value.shape)}`,
-        );
+    inputs.forEach(({ value }, i) => {
+      const share = shares[i];
+      if (share && !sameShape(share.shape, value.shape)) {
+        throw new ShapeError(`${op}: gradient ${show(share.shape)} for input ${show(value.shape)}`);
       }
-      gradients.add(input, dx);
     });
+    gradients.addShares(inputs, shares, into);
     gradients.done(dy.storage);
   }
 }
@@ -86,7 +108,7 @@ function walk(
 /** Drops the gradients of parameters, so that the next `backward` starts from zero. */
 export function zeroGrad(parameters: Iterable<Variable>): void {
   for (const parameter of parameters) {
-    if (parameter.grad) dispose(parameter.grad);
+    if (parameter.grad && parameter.grad !== parameter.gradPlace) dispose(parameter.grad);
     parameter.grad = null;
   }
 }
@@ -109,50 +131,54 @@ function topologicalOrder(root: Variable): Variable[] {
 }
 
 /**
- * Gradients that wait for their operation's turn. Several Variables may share one storage (`add` passes dy through
- * to both inputs), so readers are counted: a shared gradient is never added into, an unread one is freed.
+ * Gradients on their way: those of leaves, which add up where `LeafGradients` says, and those that wait for their
+ * operation's turn. Several Variables may share one storage (`add` passes dy through to both inputs), so readers are
+ * counted: a shared gradient is never added into, an unread one is freed.
  */
 class PendingGradients {
+  readonly #leaves: LeafGradients;
   readonly #pending = new Map<Variable, Tensor>();
   readonly #readers = new Map<Storage, number>();
   readonly #scope = currentScope();
 
-  /** Whether backward allocated this storage and nobody reads it any more. */
-  isUnread(storage: Storage): boolean {
-    return storage.owner === this.#scope && (this.#readers.get(storage) ?? 0) === 0;
+  constructor(leaves: LeafGradients) {
+    this.#leaves = leaves;
   }
 
-  /** Whether backward allocated this storage and one reader is left. */
-  isLastReader(storage: Storage): boolean {
-    return storage.owner === this.#scope && this.#readers.get(storage) === 1;
+  /** Where a rule may leave its share of the gradient of each input. */
+  destinations(inputs: readonly Variable[]): (Destination | null)[] {
+    return inputs.map((input, i) => {
+      if (!input.tracked) return null;
+      if (input.producer) {
+        const begun = this.#pending.get(input);
+        return begun && this.#isOnlyReader(begun.storage) ? { tensor: begun, adds: true } : null;
+      }
+      const begun = this.#leaves.get(input);
+      if (begun) return { tensor: begun, adds: true };
+      const place = inputs.indexOf(input) === i ? this.#leaves.placeOf(input) : null; // twice would overwrite itself
+      return place && { tensor: place, adds: false };
+    });
   }
 
-  /** What has been left for a Variable so far, if more can be added to it in place. */
-  growing(variable: Variable): Tensor | null {
-    const gradient = this.#pending.get(variable);
-    return gradient && this.isLastReader(gradient.storage) ? gradient : null;
+  /** Adds what a rule returned for its inputs; `into` are the destinations that it was offered. */
+  addShares(
+    inputs: readonly Variable[], shares: readonly (Tensor | null)[], into: readonly (Destination | null)[],
+  ): void {
+    for (const share of shares) if (share) this.#hold(share.storage); // one tensor may be several inputs' share
+    inputs.forEach((input, i) => {
+      const share = shares[i];
+      const destination = into[i];
+      if (!share || !input.tracked) return;
+      const isLeft = destination && isSameMemory(share, destination.tensor);
+      if (isLeft && destination.adds) return;
+      if (input.producer) this.#addPending(input, share);
+      else if (isLeft) this.#leaves.set(input, destination.tensor);
+      else this.#addToLeaf(input, share);
+    });
+    for (const share of shares) if (share) this.done(share.storage);
   }
 
-  #hold(storage: Storage): void {
-    this.#readers.set(storage, (this.#readers.get(storage) ?? 0) + 1);
-  }
-
-  add(variable: Variable, gradient: Tensor): void {
-    const existing = this.#pending.get(variable);
-    if (existing && existing.storage !== gradient.storage && this.isLastReader(existing.storage)) {
-      addInto(existing, gradient);
-      if (this.isUnread(gradient.storage)) release(gradient.storage);
-      return;
-    }
-    const sum = existing ? add(existing, gradient) : gradient;
-    this.#pending.set(variable, sum);
-    this.#hold(sum.storage);
-    if (!existing) return;
-    this.done(existing.storage);
-    if (this.isUnread(gradient.storage)) release(gradient.storage);
-  }
-
-  /** The accumulated gradient of a Variable whose turn has come; undefined when nothing flowed into it. */
+  /** The complete gradient of an operation's output, whose turn has come; undefined when nothing flowed into it. */
   take(variable: Variable): Tensor | undefined {
     const gradient = this.#pending.get(variable);
     this.#pending.delete(variable);
@@ -165,19 +191,43 @@ class PendingGradients {
     this.#readers.set(storage, readers);
     if (readers === 0 && storage.owner === this.#scope) release(storage);
   }
+
+  #hold(storage: Storage): void {
+    this.#readers.set(storage, (this.#readers.get(storage) ?? 0) + 1);
+  }
+
+  /** Whether backward allocated this storage and one reader is left. */
+  #isOnlyReader(storage: Storage): boolean {
+    return storage.owner === this.#scope && this.#readers.get(storage) === 1;
+  }
+
+  #addPending(variable: Variable, share: Tensor): void {
+    const begun = this.#pending.get(variable);
+    if (begun && begun.storage !== share.storage && this.#isOnlyReader(begun.storage)) {
+      addInto(begun, share);
+      return;
+    }
+    const sum = begun ? add(begun, share) : share;
+    this.#pending.set(variable, sum);
+    this.#hold(sum.storage);
+    if (begun) this.done(begun.storage);
+  }
+
+  /** A leaf's gradient outlives the walk: take the tensor over if nobody else reads it, else copy it. */
+  #addToLeaf(leaf: Variable, share: Tensor): void {
+    const begun = this.#leaves.get(leaf);
+    if (begun) {
+      addInto(begun, share);
+      return;
+    }
+    const place = this.#leaves.placeOf(leaf);
+    if (place) copyInto(place, share);
+    const own = place ?? (this.#isOnlyReader(share.storage) ? share : copy(share));
+    this.#hold(own.storage); // for good
+    this.#leaves.set(leaf, own);
+  }
 }
 
-/** A parameter's gradient outlives the walk: take the tensor over if nobody else reads it, else copy it. */
-function accumulateLeaf(leaf: Variable, dy: Tensor, gradients: PendingGradients): void {
-  if (leaf.grad) {
-    addInto(leaf.grad, dy);
-    gradients.done(dy.storage);
-    return;
-  }
-  if (gradients.isLastReader(dy.storage)) {
-    leaf.grad = keep(dy);
-  } else {
-    leaf.grad = keep(copy(dy));
-    gradients.done(dy.storage);
-  }
+function isSameMemory(a: Tensor, b: Tensor): boolean {
+  return a.storage === b.storage && (a.byteOffset ?? 0) === (b.byteOffset ?? 0);
 }

@@ -19,8 +19,8 @@ export function checkpoint(
 ): Variable {
   // Detached inputs record nothing, and what the block allocates is freed with the scope, but for its result.
   const { value } = scope(() => block(inputs.map(detach)));
-  return recordJoint("checkpoint", value, inputs, (dy) => {
+  return recordJoint("checkpoint", value, inputs, (dy, into) => {
     const leaves = inputs.map((input) => (input.tracked ? parameter(input.value) : detach(input)));
-    return gradientsOf(block(leaves), leaves, dy);
+    return gradientsOf(block(leaves), leaves, dy, into);
   });
 }

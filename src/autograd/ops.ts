@@ -11,13 +11,15 @@ import * as el from "../tensor/elementwise.ts";
 import * as embeddingKernels from "../tensor/embedding.ts";
 import * as layout from "../tensor/layout.ts";
 import * as layerNormKernels from "../tensor/layer_norm.ts";
-import { matmul as matmulKernel, type Addends, type MatmulOptions } from "../tensor/matmul.ts";
+import {
+  matmul as matmulKernel, matmulEach as matmulEachKernel, type Addends, type MatmulOptions,
+} from "../tensor/matmul.ts";
 import * as reduce from "../tensor/reduce.ts";
 import * as rmsNormKernels from "../tensor/rms_norm.ts";
 import { rotary as rotaryKernel, type RotaryTables } from "../tensor/rotary.ts";
 import { normalizeAxis, sizeOf, type Shape } from "../tensor/shape.ts";
 import * as softmaxKernels from "../tensor/softmax.ts";
-import { reshape as reshapeTensor, type Tensor } from "../tensor/tensor.ts";
+import { reshape as reshapeTensor, type Destination, type Tensor } from "../tensor/tensor.ts";
 import * as logProbKernels from "../tensor/token_log_prob.ts";
 import { record, recordJoint, type Rule, type Variable } from "./variable.ts";
 
@@ -298,26 +300,40 @@ export function matmul(a: Variable, b: Variable, options: MatmulOptions & Addend
   const y = matmulKernel(a.value, b.value, {
     transposeA, transposeB, bias: bias?.value, residual: residual?.value,
   });
-  // A gradient that other operations have begun is gone on with, unless ours is to be summed over broadcast axes first.
+  const edges = productEdges(a, b, { transposeA, transposeB });
+  if (bias) edges.push([bias, (dy) => reduce.sumTo(dy, bias.value.shape)]);
+  if (residual) edges.push([residual, (dy) => dy]);
+  return record("matmul", y, ...edges);
+}
+
+/**
+ * a op(b) for each b of several matrices, as so many `matmul`s; neighbours in memory of equal shape, such as a layer's
+ * projections of one input, are multiplied by one launch.
+ */
+export function matmulEach(a: Variable, matrices: readonly Variable[], options: MatmulOptions = {}): Variable[] {
+  const products = matmulEachKernel(a.value, matrices.map(({ value }) => value), options);
+  return products.map((y, i) => record("matmul", y, ...productEdges(a, matrices[i]!, options)));
+}
+
+/** The rules of Y = op(A) op(B) for A and B. */
+function productEdges(a: Variable, b: Variable, options: MatmulOptions): [Variable, Rule][] {
+  const { transposeA = false, transposeB = false } = options;
+  // The product goes straight to its destination, unless it is to be summed over broadcast axes first.
   const isPlain = a.value.shape.length === 2 && b.value.shape.length === 2;
-  const onto = (into: Tensor | null): { accumulateInto?: Tensor } => (into && isPlain ? { accumulateInto: into } : {});
-  const edges: [Variable, Rule][] = [
+  return [
     [a, (dy, into) => {
       const dA = transposeA
-        ? matmulKernel(b.value, dy, { transposeA: transposeB, transposeB: true, ...onto(into) })
-        : matmulKernel(dy, b.value, { transposeB: !transposeB, ...onto(into) });
+        ? matmulKernel(b.value, dy, { transposeA: transposeB, transposeB: true, into: isPlain ? into : null })
+        : matmulKernel(dy, b.value, { transposeB: !transposeB, into: isPlain ? into : null });
       return reduce.sumTo(dA, a.value.shape);
     }],
     [b, (dy, into) => {
       const dB = transposeB
-        ? matmulKernel(dy, a.value, { transposeA: true, transposeB: transposeA, ...onto(into) })
-        : matmulKernel(a.value, dy, { transposeA: !transposeA, ...onto(into) });
+        ? matmulKernel(dy, a.value, { transposeA: true, transposeB: transposeA, into: isPlain ? into : null })
+        : matmulKernel(a.value, dy, { transposeA: !transposeA, into: isPlain ? into : null });
       return reduce.sumTo(dB, b.value.shape);
     }],
   ];
-  if (bias) edges.push([bias, (dy) => reduce.sumTo(dy, bias.value.shape)]);
-  if (residual) edges.push([residual, (dy) => dy]);
-  return record("matmul", y, ...edges);
 }
 
 // ---- softmax and losses -------------------------------------------------------------------------------------------
@@ -376,17 +392,18 @@ export function tokenLogProb(
 ): { logProbs: Variable; entropy: Variable } {
   const { logProbs, entropy, logSumExp } = logProbKernels.tokenLogProb(hidden.value, head.value, targets, options);
   const saved = { hidden: hidden.value, head: head.value, targets, logSumExp, entropy };
-  const rule = (gradients: { dLogProbs?: Tensor; dEntropy?: Tensor }): (Tensor | null)[] => {
-    const { dHidden, dHead } = logProbKernels.tokenLogProbBackward(saved, gradients, options, {
-      hidden: hidden.tracked, head: head.tracked,
+  const rule = (gradients: { dLogProbs?: Tensor; dEntropy?: Tensor }, into: readonly (Destination | null)[]) => {
+    const wanted = { hidden: hidden.tracked, head: head.tracked };
+    const { dHidden, dHead } = logProbKernels.tokenLogProbBackward(saved, gradients, options, wanted, {
+      dHidden: into[0], dHead: into[1],
     });
     return [dHidden, dHead];
   };
   // Two outputs, two producers: each walks the chunks on its own, so the entropy costs nothing unless it is in the
   // loss.
   return {
-    logProbs: recordJoint("tokenLogProb", logProbs, [hidden, head], (dLogProbs) => rule({ dLogProbs })),
-    entropy: recordJoint("tokenEntropy", entropy, [hidden, head], (dEntropy) => rule({ dEntropy })),
+    logProbs: recordJoint("tokenLogProb", logProbs, [hidden, head], (dLogProbs, into) => rule({ dLogProbs }, into)),
+    entropy: recordJoint("tokenEntropy", entropy, [hidden, head], (dEntropy, into) => rule({ dEntropy }, into)),
   };
 }
 
@@ -395,24 +412,27 @@ export function tokenLogProb(
 /** Rows of `table` [V, C] by id -> [...ids.shape, C]; the gradient adds the rows of repeated ids in a fixed order. */
 export function embedding(table: Variable, ids: embeddingKernels.TokenIds): Variable {
   const y = embeddingKernels.embedding(table.value, ids);
-  return record("embedding", y, [table, (dy) => embeddingKernels.embeddingBackward(dy, ids, table.value.shape)]);
+  return record("embedding", y, [
+    table, (dy, into) => embeddingKernels.embeddingBackward(dy, ids, table.value.shape, into),
+  ]);
 }
 
 /** (x - mean) / sqrt(var + eps) * weight + bias over the last axis (torch.nn.functional.layer_norm) */
 export function layerNorm(x: Variable, weight: Variable, bias: Variable, eps: number): Variable {
   const { y, mean, rstd } = layerNormKernels.layerNorm(x.value, weight.value, bias.value, eps);
-  return recordJoint("layerNorm", y, [x, weight, bias], (dy, [into]) => {
-    const { dx, dWeight, dBias } = layerNormKernels.layerNormBackward(x.value, weight.value, mean, rstd, dy, into);
-    return [dx, dWeight, dBias];
+  return recordJoint("layerNorm", y, [x, weight, bias], (dy, [dx, dWeight, dBias]) => {
+    const into = { dx, dWeight, dBias };
+    const own = layerNormKernels.layerNormBackward(x.value, weight.value, mean, rstd, dy, into);
+    return [own.dx, own.dWeight, own.dBias];
   });
 }
 
 /** x / sqrt(mean(x^2) + eps) * weight over the last axis (torch.nn.functional.rms_norm) */
 export function rmsNorm(x: Variable, weight: Variable, eps: number): Variable {
   const { y, rstd } = rmsNormKernels.rmsNorm(x.value, weight.value, eps);
-  return recordJoint("rmsNorm", y, [x, weight], (dy, [into]) => {
-    const { dx, dWeight } = rmsNormKernels.rmsNormBackward(x.value, weight.value, rstd, dy, into);
-    return [dx, dWeight];
+  return recordJoint("rmsNorm", y, [x, weight], (dy, [dx, dWeight]) => {
+    const own = rmsNormKernels.rmsNormBackward(x.value, weight.value, rstd, dy, { dx, dWeight });
+    return [own.dx, own.dWeight];
   });
 }
 

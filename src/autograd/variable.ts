@@ -5,7 +5,7 @@
  * and reference policies run on detached parameters and therefore record nothing.
  */
 import { ShapeError } from "../tensor/shape.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import type { Destination, Tensor } from "../tensor/tensor.ts";
 
 /** The operation that produced a Variable: its inputs, and the rule from the output's gradient to the inputs'. */
 export interface Producer {
@@ -16,13 +16,13 @@ export interface Producer {
 }
 
 /**
- * dL/dOutput -> dL/dInput for each input (null where it is not tracked). Where other operations have already left a
- * gradient of an input, `into` offers it: a rule may add its own share to that tensor and return it, which saves a
- * pass over both, or ignore it.
+ * dL/dOutput -> dL/dInput for each input (null where it is not tracked). `into` offers a place for the gradient of an
+ * input where there is one: a rule may leave its share there and return that tensor, which saves a pass over both, or
+ * ignore it.
  */
-export type JointRule = (dy: Tensor, into: readonly (Tensor | null)[]) => readonly (Tensor | null)[];
+export type JointRule = (dy: Tensor, into: readonly (Destination | null)[]) => readonly (Tensor | null)[];
 /** The same for one input. */
-export type Rule = (dy: Tensor, into: Tensor | null) => Tensor;
+export type Rule = (dy: Tensor, into: Destination | null) => Tensor;
 
 export interface Variable {
   readonly value: Tensor;
@@ -32,6 +32,8 @@ export interface Variable {
   readonly producer: Producer | null;
   /** dL/dValue, set by `backward` on parameters only. Accumulates until `zeroGrad`. */
   grad: Tensor | null;
+  /** Where `backward` puts `grad`; null, or absent: into memory of its own. An optimiser keeps all side by side. */
+  gradPlace?: Tensor | null;
 }
 
 /** A leaf whose gradient is wanted. @throws ShapeError for a bf16 tensor, which cannot be trained. */

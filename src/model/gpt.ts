@@ -9,6 +9,7 @@
  * Shapes: B batch, T time, C hidden size, H query heads, K key/value heads, D head size, V vocabulary, F MLP size.
  */
 import { checkpoint } from "../autograd/checkpoint.ts";
+import { zeroGrad } from "../autograd/backward.ts";
 import * as ops from "../autograd/ops.ts";
 import { constant, detach, parameter, type Variable } from "../autograd/variable.ts";
 import { f32ToBf16 } from "../data/half_floats.ts";
@@ -16,7 +17,7 @@ import { writeCache, type KvCache } from "../tensor/kv_cache.ts";
 import { tokenIds, type TokenIds } from "../tensor/embedding.ts";
 import { scope } from "../tensor/memory.ts";
 import { rotaryTables, type RotaryTables } from "../tensor/rotary.ts";
-import { dispose, keep, tensor, type Tensor } from "../tensor/tensor.ts";
+import { dispose, disposeAll, emptyNeighbours, keep, tensor, write, type Tensor } from "../tensor/tensor.ts";
 import type { GptConfig } from "./config.ts";
 import { HEAD, KEY_NORM, MLP_GATE, parameterShapes, partNames, QUERY_NORM, weightsAreInOut } from "./parameters.ts";
 
@@ -42,12 +43,17 @@ export function createGpt(
   { bf16 = false }: CreateOptions = {},
 ): Gpt {
   const parameters = new Map<string, Variable>();
-  for (const [name, shape] of parameterShapes(config)) {
+  const shapes = parameterShapes(config);
+  const places = bf16 ? null : emptyNeighbours([...shapes.values()]);
+  [...shapes].forEach(([name, shape], i) => {
     const values = weights(name, shape);
-    const isHalved = bf16 && shape.length === 2;
-    const value = keep(tensor(isHalved ? f32ToBf16(values) : values, shape));
-    parameters.set(name, bf16 ? constant(value) : parameter(value));
-  }
+    if (places) {
+      write(places[i]!, values);
+      parameters.set(name, parameter(keep(places[i]!)));
+    } else {
+      parameters.set(name, constant(keep(tensor(shape.length === 2 ? f32ToBf16(values) : values, shape))));
+    }
+  });
   const { rope } = config;
   const rotary = rope && rotaryTables(config.maxPositions, config.headSize, rope.theta, rope.scaling);
   return { config, parameters, rotary };
@@ -60,10 +66,8 @@ export function frozen(model: Gpt): Gpt {
 
 /** Returns the model's memory to the pool. */
 export function disposeGpt({ parameters, rotary }: Gpt): void {
-  for (const { value, grad } of parameters.values()) {
-    dispose(value);
-    if (grad) dispose(grad);
-  }
+  zeroGrad(parameters.values());
+  disposeAll([...parameters.values()].map(({ value }) => value));
   if (rotary) [rotary.cos, rotary.sin].forEach(dispose);
 }
 
@@ -163,9 +167,12 @@ function attentionBlock(
 function queryKeyValue(model: Gpt, layer: number, x: Variable): [Variable, Variable, Variable] {
   const { heads, kvHeads, headSize } = model.config;
   const { layers, qkv } = partNames(model.config);
-  const project = (name: string): Variable => linear(model, `${layers}.${layer}.${name}`, x);
-  if (typeof qkv !== "string") return [project(qkv.q), project(qkv.k), project(qkv.v)];
-  const all = project(qkv);
+  const part = (name: string): string => `${layers}.${layer}.${name}`;
+  if (typeof qkv !== "string") {
+    const [q, k, v] = linears(model, [part(qkv.q), part(qkv.k), part(qkv.v)], x);
+    return [q!, k!, v!];
+  }
+  const all = linear(model, part(qkv), x);
   const [q, kv] = [heads * headSize, kvHeads * headSize];
   return [ops.slice(all, -1, 0, q), ops.slice(all, -1, q, q + kv), ops.slice(all, -1, q + kv, q + 2 * kv)];
 }
@@ -173,13 +180,15 @@ function queryKeyValue(model: Gpt, layer: number, x: Variable): [Variable, Varia
 /** residual + down(silu(gate(x)) * up(x)), or residual + down(gelu(up(x))): [B * T, C] -> [B * T, C] */
 function mlpBlock(model: Gpt, layer: number, x: Variable, residual: Variable): Variable {
   const { layers, mlpUp, mlpDown } = partNames(model.config);
-  const project = (name: string): Variable => linear(model, `${layers}.${layer}.${name}`, x);
-  const down = (hidden: Variable): Variable => linear(model, `${layers}.${layer}.${mlpDown}`, hidden, residual);
-  const up = project(mlpUp);
+  const part = (name: string): string => `${layers}.${layer}.${name}`;
+  const down = (hidden: Variable): Variable => linear(model, part(mlpDown), hidden, residual);
   switch (model.config.mlp) {
-    case "swiglu": return down(ops.swiglu(project(MLP_GATE), up));
-    case "gelu": return down(ops.gelu(up));
-    case "geluTanh": return down(ops.geluTanh(up));
+    case "swiglu": {
+      const [gate, up] = linears(model, [part(MLP_GATE), part(mlpUp)], x);
+      return down(ops.swiglu(gate!, up!));
+    }
+    case "gelu": return down(ops.gelu(linear(model, part(mlpUp), x)));
+    case "geluTanh": return down(ops.geluTanh(linear(model, part(mlpUp), x)));
   }
 }
 
@@ -195,6 +204,14 @@ function linear({ config, parameters }: Gpt, name: string, x: Variable, residual
   const weight = parameters.get(`${name}.weight`)!;
   const bias = parameters.get(`${name}.bias`);
   return ops.matmul(x, weight, { transposeB: !weightsAreInOut(config), bias, residual });
+}
+
+/** Several `linear`s of one input. Those without bias share launches where their weights allow it. */
+function linears(model: Gpt, names: readonly string[], x: Variable): Variable[] {
+  const { config, parameters } = model;
+  if (names.some((name) => parameters.has(`${name}.bias`))) return names.map((name) => linear(model, name, x));
+  const weights = names.map((name) => parameters.get(`${name}.weight`)!);
+  return ops.matmulEach(x, weights, { transposeB: !weightsAreInOut(config) });
 }
 
 /** The output head's weight [V, C]: the embedding table when they are tied. */

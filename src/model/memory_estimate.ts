@@ -6,6 +6,8 @@
  */
 import { gpu } from "../tensor/device.ts";
 import { sizeClass } from "../tensor/memory.ts";
+import { sizeOf, type Shape } from "../tensor/shape.ts";
+import { neighbourAllocations } from "../tensor/tensor.ts";
 import { CheckpointError, type GptConfig } from "./config.ts";
 import { parameterShapes } from "./parameters.ts";
 
@@ -54,6 +56,7 @@ export interface MemoryEstimate {
 
 /** Bytes that a float32 tensor of so many values takes in the pool. */
 const bytes = (values: number): number => Math.max(256, sizeClass(4 * values));
+const neighbours = (shapes: readonly Shape[]): number => sum(neighbourAllocations(shapes).map((n) => bytes(n / 4)));
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
 /** Bytes of GPU memory at the worst moment, within about a tenth for models that are not tiny. */
@@ -62,12 +65,11 @@ export function estimateMemory(
   { generation, scoring, training, bf16 = false, copies = 0 }: Work,
 ): MemoryEstimate {
   const { hiddenSize, layers, vocabSize, headSize, maxPositions } = config;
-  const parameters = [...parameterShapes(config).values()].map((shape) => {
-    const values = shape.reduce((n, m) => n * m, 1);
-    return bytes(bf16 && shape.length === 2 ? values / 2 : values);
-  });
+  const shapes = [...parameterShapes(config).values()];
+  const apart = sum(shapes.map((shape) => bytes(bf16 && shape.length === 2 ? sizeOf(shape) / 2 : sizeOf(shape))));
+  const together = neighbours(shapes);
   const rotary = config.rope ? 2 * bytes((maxPositions * headSize) / 2) : 0;
-  const weights = (1 + copies) * sum(parameters) + rotary;
+  const weights = (bf16 ? apart : together) + copies * apart + rotary;
   const layerOf = (tokens: number): number => sum(layerValues(config, tokens).map(bytes));
   const states = (tokens: number): number => bytes(tokens * hiddenSize);
   // Hidden states, and ten numbers for each: ids and places before, results after.
@@ -84,18 +86,12 @@ export function estimateMemory(
     const { tokens, predictions = tokens, checkpointLayers } = training;
     const layer = layerOf(tokens);
     const stream = states(tokens);
-    const table = bytes(vocabSize * hiddenSize);
-    const gradients = sum(parameters);
-    optimizer = 3 * gradients;
+    optimizer = 3 * together; // gradients have their places even before they are computed
     const picked = training.predictions === undefined ? 0 : pickedOf(predictions);
     const saved = outsideLayers * stream + picked + layers * (checkpointLayers ? stream : layer);
-    // The head comes first in backward: only its own gradient exists.
-    const atTheHead = 2 * states(predictions) + logitsOf(predictions) + table;
-    // Later all gradients exist; those of a tied embedding's two uses meet in a sum.
-    const inTheLayers =
-      (checkpointLayers ? layer : 0) + 4 * stream + largestGradients(config, tokens) + gradients +
-      (config.tiedEmbeddings ? table : 0);
-    activations = saved + Math.max(atTheHead, inTheLayers) - gradients;
+    const atTheHead = 2 * states(predictions) + logitsOf(predictions);
+    const inTheLayers = (checkpointLayers ? layer : 0) + 4 * stream + largestGradients(config, tokens);
+    activations = saved + Math.max(atTheHead, inTheLayers);
   }
   let decoding = 0;
   if (generation) {

@@ -7,7 +7,8 @@
 //
 // Backward without atomics: the host groups the positions by id and passes, for each of the `segments` distinct ids,
 // the triple (id, first, end) in segmentTable; its positions are occurrences[first..end), in order. One workgroup adds
-// up one id's rows, so the order of additions never changes. Rows of dTable that no id names are zero-filled before.
+// up one id's rows, so the order of additions never changes. Rows of dTable that no id names are zero-filled before, or
+// hold the shares of other operations, to which these sums are then added.
 //
 // One workgroup per output row (forward) or per distinct id (backward); a thread takes every WORKGROUP-th column.
 //
@@ -22,6 +23,7 @@ struct Params {
   tableRows: u32,
   vocabulary: u32,
   segments: u32,    // backward
+  adds: u32,        // backward: whether to add to what dTable holds
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -74,6 +76,7 @@ fn embeddingBackward(
   for (var col = thread; col < params.cols; col += WORKGROUP) {
     var sum = 0.0;
     for (var i = first; i < end; i++) { sum += dy[occurrences[i] * params.cols + col]; }
+    if (params.adds == 1u) { sum += dTable[id * params.cols + col]; }
     dTable[id * params.cols + col] = sum;
   }
 }

@@ -1,6 +1,7 @@
-// Key/value cache: rows of past keys and values, written in place while a sequence grows.
+// Key/value cache: rows of past keys and values, written in place while a sequence grows. Keys and values go the same
+// way, by one dispatch:
 //
-//   append:     cache[b, starts[b] + t, :] = x[b, t, :]      x [B, T, W] -> cache [B, capacity, W]
+//   append:     cache[b, starts[b] + t, :] = new[b, t, :]    new [B, T, W] -> cache [B, capacity, W]
 //   copyPrefix: cache[b, t, :] = source[sourceRow[b], t, :]  for t < time: gives every sample its prompt's keys
 //   moveRows:   cache[moves[b].y, t, :] = cache[moves[b].x, t, :]  for t < time: closes the gaps of rows that have
 //               ended. No row is moved from and moved to, so the order of moves does not matter.
@@ -13,18 +14,27 @@ struct Params {
   time: u32,            // tokens written for each row
   width: u32,           // W
   capacity: u32,        // tokens a row of the cache can hold
-  sourceCapacity: u32,  // the same for `source`
+  sourceCapacity: u32,  // the same for the source of copyPrefix
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> source: array<f32>;
+@group(0) @binding(1) var<storage, read> starts: array<u32>;     // [B] position of each row's first new token
+@group(0) @binding(1) var<storage, read> sourceRow: array<u32>;  // [B] which row of the source to copy
 @group(0) @binding(1) var<storage, read> moves: array<vec2u>;    // [B] rows: from, to
-@group(0) @binding(2) var<storage, read> starts: array<u32>;     // [B] position of each row's first new token
-@group(0) @binding(2) var<storage, read> sourceRow: array<u32>;  // [B] which row of `source` to copy
-@group(0) @binding(3) var<storage, read_write> cache: array<f32>;
+@group(0) @binding(2) var<storage, read> newKeys: array<f32>;    // append: what to write; copyPrefix: the source
+@group(0) @binding(3) var<storage, read> newValues: array<f32>;
+@group(0) @binding(4) var<storage, read_write> keys: array<f32>;
+@group(0) @binding(5) var<storage, read_write> values: array<f32>;
 
 const WORKGROUP: u32 = 64u;
+
+// One token's keys and values.
+fn store(origin: u32, destination: u32, thread: u32) {
+  for (var i = thread; i < params.width; i += WORKGROUP) {
+    keys[destination + i] = newKeys[origin + i];
+    values[destination + i] = newValues[origin + i];
+  }
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn append(
@@ -38,7 +48,7 @@ fn append(
   let position = starts[row] + token % params.time;
   if (position >= params.capacity) { return; }  // the launcher's caller bounds the length; never write into the next row
   let destination = (row * params.capacity + position) * params.width;
-  for (var i = thread; i < params.width; i += WORKGROUP) { cache[destination + i] = x[token * params.width + i]; }
+  store(token * params.width, destination, thread);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -53,7 +63,7 @@ fn copyPrefix(
   let time = token % params.time;
   let origin = (sourceRow[row] * params.sourceCapacity + time) * params.width;
   let destination = (row * params.capacity + time) * params.width;
-  for (var i = thread; i < params.width; i += WORKGROUP) { cache[destination + i] = source[origin + i]; }
+  store(origin, destination, thread);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -68,5 +78,8 @@ fn moveRows(
   let time = token % params.time;
   let origin = (pair.x * params.capacity + time) * params.width;
   let destination = (pair.y * params.capacity + time) * params.width;
-  for (var i = thread; i < params.width; i += WORKGROUP) { cache[destination + i] = cache[origin + i]; }
+  for (var i = thread; i < params.width; i += WORKGROUP) {
+    keys[destination + i] = keys[origin + i];
+    values[destination + i] = values[origin + i];
+  }
 }

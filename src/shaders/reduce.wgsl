@@ -10,7 +10,8 @@
 //
 // A maximum starts from an element instead of -infinity (which WGSL cannot write), and keeps a NaN.
 
-struct Params { size: u32, n: u32, inner: u32, chunk: u32, chunks: u32, scale: f32 }
+// adds: to what y holds, for the gradients that several operations share.
+struct Params { size: u32, n: u32, inner: u32, chunk: u32, chunks: u32, scale: f32, adds: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -40,7 +41,13 @@ fn lines(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid
   var result = 0.0;
   if (MAXIMUM == 1u) { result = x[base + first * params.inner]; }
   for (var k = first; k < last; k++) { result = combine(result, x[base + k * params.inner]); }
-  y[i] = result * params.scale;
+  store(i, result);
+}
+
+fn store(i: u32, result: f32) {
+  var value = result * params.scale;
+  if (params.adds == 1u) { value += y[i]; }
+  y[i] = value;
 }
 
 @compute @workgroup_size(ROW_THREADS)
@@ -62,5 +69,5 @@ fn rows(
     workgroupBarrier();
     if (lane < half) { partials[lane] = combine(partials[lane], partials[lane + half]); }
   }
-  if (lane == 0u && group < params.size) { y[i] = partials[0] * params.scale; }
+  if (lane == 0u && group < params.size) { store(i, partials[0]); }
 }

@@ -289,6 +289,14 @@ export function fillInto(x: Tensor, value: number): void {
   }
 }
 
+/** target = x, in place. `x` must not share memory with `target`. */
+export function copyInto(target: Tensor, x: Tensor): void {
+  requireSameShape("copyInto", target, x);
+  for (const { count, views } of elementRanges({ y: target, x })) {
+    launch(unaryKernels.copy, views, { size: count, scalar: 0, low: 0, high: 0 }, gridStrideGroups(count));
+  }
+}
+
 /** The same values in memory of their own. */
 export function copy(x: Tensor): Tensor {
   return unary("copy", x);

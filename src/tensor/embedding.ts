@@ -1,12 +1,12 @@
 /** Rows of a table by token id; how backward stays deterministic without atomics is told in `embedding.wgsl`. */
 import { gpu } from "./device.ts";
-import { fill } from "./elementwise.ts";
+import { fillInto } from "./elementwise.ts";
 import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
 import { rowRanges, type Range } from "./ranges.ts";
 import { expectShape } from "./rows.ts";
 import { ShapeError, show, type Shape } from "./shape.ts";
-import { empty, size, tensor, type Tensor } from "./tensor.ts";
+import { empty, size, tensor, type Destination, type Tensor } from "./tensor.ts";
 
 /**
  * Token ids on the GPU, and on the host, where backward groups equal ids. Ids drawn on the GPU have an empty host copy:
@@ -28,7 +28,7 @@ const backwardKernel = kernel({
   shader: "embedding",
   entry: "embeddingBackward",
   buffers: ["segmentTable", "occurrences", "dy", "dTable"],
-  params: ["cols", "segments"],
+  params: ["cols", "segments", "adds"],
 });
 
 /** Uploads token ids; the shape defaults to [number of ids]. @throws RangeError for a negative or fractional id. */
@@ -62,23 +62,30 @@ export function embedding(table: Tensor, ids: TokenIds): Tensor {
 }
 
 /**
- * dTable [V, C]: row `id` is the sum of dy over the positions of that id, in order; exactly 0 where there is none.
+ * dTable [V, C], left in `into` if there is one: row `id` is the sum of dy over the positions of that id, in order;
+ * exactly 0 where there is none.
  * @throws Error when the ids have no host copy.
  */
-export function embeddingBackward(dy: Tensor, ids: TokenIds, tableShape: Shape): Tensor {
+export function embeddingBackward(
+  dy: Tensor,
+  ids: TokenIds,
+  tableShape: Shape,
+  into: Destination | null = null,
+): Tensor {
   const [, cols] = tableSize("embeddingBackward", tableShape);
   expectShape("embeddingBackward", "dy", dy, [...ids.tensor.shape, cols]);
   if (ids.host.length !== size(ids.tensor)) {
     throw new Error("embeddingBackward: ids drawn on the GPU have no host copy. Fix: read them back, then tokenIds()");
   }
   return scope(() => {
-    const dTable = fill(tableShape, 0);
+    const dTable = into?.tensor ?? empty(tableShape);
+    if (!into?.adds) fillInto(dTable, 0);
     const { segments, ...grouped } = groupById(ids.host);
     const occurrences = tensor(grouped.occurrences);
     for (const { views, ...rows } of rowRanges({ dTable })) {
       const inRange = segmentsOf(segments, rows);
       const segmentTable = tensor(Uint32Array.from(inRange.flat()));
-      const params = { cols, segments: inRange.length };
+      const params = { cols, segments: inRange.length, adds: into?.adds ? 1 : 0 };
       const buffers = { segmentTable, occurrences, dy, ...views };
       launch(backwardKernel, buffers, params, inRange.length, { WORKGROUP: gpu().rowThreads });
     }

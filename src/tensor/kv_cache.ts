@@ -4,7 +4,7 @@
  */
 import { kernel, launch } from "./kernel.ts";
 import { rowRange } from "./ranges.ts";
-import { ShapeError, show } from "./shape.ts";
+import { ShapeError, sameShape, show } from "./shape.ts";
 import { dispose, empty, keep, tensor, type Tensor } from "./tensor.ts";
 
 export interface KvCache {
@@ -20,20 +20,19 @@ const WORKGROUP = 64;
 const append = kernel({
   shader: "kv_cache",
   entry: "append",
-  buffers: ["x", "starts", "cache"],
+  buffers: ["starts", "newKeys", "newValues", "keys", "values"],
   params: ["batch", "time", "width", "capacity"],
 });
 const copyPrefix = kernel({
   shader: "kv_cache",
   entry: "copyPrefix",
-  buffers: ["source", "sourceRow", "cache"],
+  buffers: ["sourceRow", "newKeys", "newValues", "keys", "values"],
   params: ["batch", "time", "width", "capacity", "sourceCapacity"],
 });
-
 const moveRows = kernel({
   shader: "kv_cache",
   entry: "moveRows",
-  buffers: ["moves", "cache"],
+  buffers: ["moves", "keys", "values"],
   params: ["batch", "time", "width", "capacity"],
 });
 
@@ -56,21 +55,19 @@ export function disposeKvCache({ keys, values }: KvCache): void {
 }
 
 /** Stores keys and values [B, T, K, D] of new tokens at positions starts[b], starts[b] + 1, ... (starts: u32 [B]). */
-export function writeCache(cache: KvCache, layer: number, keys: Tensor, values: Tensor, starts: Tensor): void {
-  for (const [target, x] of [
-    [cache.keys[layer]!, keys],
-    [cache.values[layer]!, values],
-  ] as const) {
-    const [batch, time, heads, headSize] = x.shape as [number, number, number, number];
-    const [rows, capacity, kvHeads, size] = target.shape as [number, number, number, number];
-    if (batch !== rows || heads !== kvHeads || headSize !== size || starts.shape[0] !== batch || time > capacity) {
-      throw new ShapeError(
-        `writeCache: keys ${show(x.shape)}, starts ${show(starts.shape)} into cache ${show(target.shape)}`,
-      );
-    }
-    const width = heads * headSize;
-    launch(append, { x, starts, cache: target }, { batch, time, width, capacity }, batch * time, { WORKGROUP });
+export function writeCache(cache: KvCache, layer: number, newKeys: Tensor, newValues: Tensor, starts: Tensor): void {
+  const [keys, values] = [cache.keys[layer]!, cache.values[layer]!];
+  const [batch, time, heads, headSize] = newKeys.shape as [number, number, number, number];
+  const [rows, capacity, kvHeads, size] = keys.shape as [number, number, number, number];
+  const fits = batch === rows && heads === kvHeads && headSize === size && starts.shape[0] === batch && time <= capacity;
+  if (!fits || !sameShape(newKeys.shape, newValues.shape)) {
+    throw new ShapeError(
+      `writeCache: keys ${show(newKeys.shape)}, values ${show(newValues.shape)}, starts ${show(starts.shape)} into ` +
+        `cache ${show(keys.shape)}`,
+    );
   }
+  const params = { batch, time, width: heads * headSize, capacity };
+  launch(append, { starts, newKeys, newValues, keys, values }, params, batch * time, { WORKGROUP });
 }
 
 /** Copies the first `time` tokens of row sourceRow[b] of `source` into row b of `cache` (sourceRow: u32 [B]). */
@@ -78,16 +75,13 @@ export function copyCachePrefix(cache: KvCache, source: KvCache, sourceRow: Tens
   if (time > cache.capacity || time > source.capacity) {
     throw new ShapeError(`copyCachePrefix: ${time} tokens from capacity ${source.capacity} into ${cache.capacity}`);
   }
-  const pairs = [
-    ...cache.keys.map((x, i) => [x, source.keys[i]!]),
-    ...cache.values.map((x, i) => [x, source.values[i]!]),
-  ];
-  for (const [target, from] of pairs as [Tensor, Tensor][]) {
-    const [batch, capacity, kvHeads, headSize] = target.shape as [number, number, number, number];
-    const width = kvHeads * headSize;
-    const params = { batch, time, width, capacity, sourceCapacity: source.capacity };
-    launch(copyPrefix, { source: from, sourceRow, cache: target }, params, batch * time, { WORKGROUP });
-  }
+  cache.keys.forEach((keys, layer) => {
+    const [batch, capacity, kvHeads, headSize] = keys.shape as [number, number, number, number];
+    const params = { batch, time, width: kvHeads * headSize, capacity, sourceCapacity: source.capacity };
+    const [newKeys, newValues] = [source.keys[layer]!, source.values[layer]!];
+    const buffers = { sourceRow, newKeys, newValues, keys, values: cache.values[layer]! };
+    launch(copyPrefix, buffers, params, batch * time, { WORKGROUP });
+  });
 }
 
 /**
@@ -107,11 +101,11 @@ export function moveCacheRows(
   if (new Set(used).size !== used.length) throw new ShapeError(`moveCacheRows: rows ${used.join(", ")} repeat`);
   if (moves.length === 0 || time === 0) return;
   const list = tensor(Uint32Array.from(used), [moves.length, 2]);
-  for (const target of [...cache.keys, ...cache.values]) {
-    const [, capacity, kvHeads, headSize] = target.shape as [number, number, number, number];
+  cache.keys.forEach((keys, layer) => {
+    const [, capacity, kvHeads, headSize] = keys.shape as [number, number, number, number];
     const params = { batch: moves.length, time, width: kvHeads * headSize, capacity };
-    launch(moveRows, { moves: list, cache: target }, params, moves.length * time, { WORKGROUP });
-  }
+    launch(moveRows, { moves: list, keys, values: cache.values[layer]! }, params, moves.length * time, { WORKGROUP });
+  });
 }
 
 /** The first rows of a cache, as a cache over the same memory. */

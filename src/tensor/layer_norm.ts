@@ -4,7 +4,7 @@ import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
 import { sum } from "./reduce.ts";
 import { expectShape, rowsOf } from "./rows.ts";
-import { empty, type Tensor } from "./tensor.ts";
+import { empty, type Places, type Tensor } from "./tensor.ts";
 
 /** Rows per workgroup: the components of a vec4 in the shader. */
 const TILE_ROWS = 4;
@@ -45,7 +45,8 @@ export function layerNorm(
 }
 
 /**
- * Gradients of x (added to `into` where there is one), weight and bias, from the `mean` and `rstd` of the forward pass.
+ * Gradients of x, weight and bias, left in `into` where that names a place, from the `mean` and `rstd` of the forward
+ * pass.
  */
 export function layerNormBackward(
   x: Tensor,
@@ -53,17 +54,22 @@ export function layerNormBackward(
   mean: Tensor,
   rstd: Tensor,
   dy: Tensor,
-  into: Tensor | null = null,
+  into: Places<"dx" | "dWeight" | "dBias"> = {},
 ): { dx: Tensor; dWeight: Tensor; dBias: Tensor } {
   const { rows, cols } = rowsOf("layerNormBackward", x);
   expectShape("layerNormBackward", "dy", dy, x.shape);
   return scope(() => {
-    const dx = into ?? empty(x.shape);
+    const dx = into.dx?.tensor ?? empty(x.shape);
     const tiles = Math.ceil(rows / TILE_ROWS);
     const dWeightTiles = empty([tiles, cols]);
     const dBiasTiles = empty([tiles, cols]);
     const buffers = { x, weight, savedMean: mean, savedRstd: rstd, dy, dx, dWeightTiles, dBiasTiles };
-    launch(backwardKernel, buffers, { rows, cols, addToDx: into ? 1 : 0 }, tiles, { WORKGROUP: gpu().rowThreads });
-    return { dx, dWeight: sum(dWeightTiles, [0]), dBias: sum(dBiasTiles, [0]) };
+    const params = { rows, cols, addToDx: into.dx?.adds ? 1 : 0 };
+    launch(backwardKernel, buffers, params, tiles, { WORKGROUP: gpu().rowThreads });
+    return {
+      dx,
+      dWeight: sum(dWeightTiles, [0], false, into.dWeight),
+      dBias: sum(dBiasTiles, [0], false, into.dBias),
+    };
   });
 }

@@ -2,13 +2,16 @@
  * Matrix products. Transposes and broadcasts are strides, so one kernel text serves A B, A Bᵀ, Aᵀ B and Aᵀ Bᵀ.
  * `matmul_variants.ts` says which kernel computes a product.
  */
+import { gpu } from "./device.ts";
 import { launch } from "./kernel.ts";
 import { chooseSlices, chooseTilesPerGroup, chooseVariant, variants, type MatmulVariant } from "./matmul_variants.ts";
 import { scope } from "./memory.ts";
 import { rowRange, rowsPerRange, type Range } from "./ranges.ts";
 import { sum } from "./reduce.ts";
 import { ShapeError, broadcastShapes, broadcastStrides, collapseAxes, sameShape, show, sizeOf } from "./shape.ts";
-import { empty, type Tensor } from "./tensor.ts";
+import {
+  OFFSET_ALIGNMENT, areNeighbours, byteLength, empty, joinNeighbours, type Destination, type Tensor,
+} from "./tensor.ts";
 
 export interface MatmulOptions {
   /** Read a [.., k, m] as [.., m, k]. */
@@ -26,8 +29,8 @@ export interface Addends<T> {
 }
 
 export interface MatmulLaunchOptions extends MatmulOptions, Addends<Tensor> {
-  /** Adds the product to this tensor of the result's shape, and returns it. */
-  readonly accumulateInto?: Tensor;
+  /** A tensor of the result's shape that takes the product, and is returned. */
+  readonly into?: Destination | null;
   /** Forces a kernel (tests and benchmarks). */
   readonly variant?: MatmulVariant;
   /** Forces the number of tiles that a workgroup computes (tests and benchmarks). */
@@ -69,7 +72,7 @@ const ADD = { c: 1, bias: 2, residual: 4 } as const;
  * @throws ShapeError when the shapes do not fit.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}): Tensor {
-  const { transposeA = false, transposeB = false, accumulateInto, bias, residual } = options;
+  const { transposeA = false, transposeB = false, into, bias, residual } = options;
   if (Math.min(a.shape.length, b.shape.length) < 2) {
     throw new ShapeError(`${describe(a, b, options)}: both operands need at least two axes`);
   }
@@ -90,8 +93,8 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
   }
 
   const shape = [...batchShape, left.rows, right.cols];
-  if (accumulateInto && !sameShape(accumulateInto.shape, shape)) {
-    throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} cannot be added into ${show(accumulateInto.shape)}`);
+  if (into && !sameShape(into.tensor.shape, shape)) {
+    throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} does not fit into ${show(into.tensor.shape)}`);
   }
   if (bias && !sameShape(bias.shape, [right.cols])) {
     throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} takes no bias ${show(bias.shape)}`);
@@ -100,7 +103,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
     throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} takes no residual ${show(residual.shape)}`);
   }
   const { variant = chooseVariant(left.rows) } = options;
-  const isPlain = shape.length === 2 && !accumulateInto && !bias && !residual;
+  const isPlain = shape.length === 2 && !into && !bias && !residual;
   const { slices = isPlain ? chooseSlices(variant, left.rows, right.cols, left.cols) : 1 } = options;
   if (slices > 1) {
     if (!isPlain || left.cols % slices !== 0) {
@@ -108,11 +111,48 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
     }
     return multiplySlices(left, right, slices, variant);
   }
-  const c = accumulateInto ?? empty(shape);
-  const accumulate = accumulateInto !== undefined;
+  const c = into?.tensor ?? empty(shape);
+  const accumulate = into?.adds ?? false;
   const { tilesPerGroup } = options;
   multiply(left, right, operand(c, false), { accumulate, batch, variant, bias, residual, tilesPerGroup });
   return c;
+}
+
+/**
+ * op(a) op(b) for each b of several matrices: [m, k] x [k, n] -> [m, n] each. Neighbours in memory of equal shape are
+ * one batch, whose results are neighbours too: fewer launches, and more to share among threads.
+ * @throws ShapeError when the shapes do not fit.
+ */
+export function matmulEach(a: Tensor, matrices: readonly Tensor[], options: MatmulOptions = {}): Tensor[] {
+  const results: Tensor[] = [];
+  while (results.length < matrices.length) {
+    const rest = matrices.slice(results.length);
+    const end = rest.findIndex((b, i) => i > 0 && !(sameShape(b.shape, rest[0]!.shape) && isPacked(rest[i - 1]!, b)));
+    const run = end < 0 ? rest : rest.slice(0, end);
+    results.push(...(canBeBatch(a, run, options) ? matmulBatch(a, run, options) : [matmul(a, rest[0]!, options)]));
+  }
+  return results;
+}
+
+/** Whether `b` begins where `a` ends. */
+function isPacked(a: Tensor, b: Tensor): boolean {
+  return areNeighbours(a, b) && byteLength(a) % OFFSET_ALIGNMENT === 0;
+}
+
+/** Whether matrices and results can be bound as a whole, and each result alone. */
+function canBeBatch(a: Tensor, [b, ...more]: readonly Tensor[], { transposeB }: MatmulOptions): boolean {
+  if (more.length === 0 || a.shape.length !== 2 || b!.shape.length !== 2) return false;
+  const { maxBindingBytes } = gpu();
+  const resultBytes = 4 * a.shape[0]! * b!.shape[transposeB ? 0 : 1]!;
+  const largest = Math.max(byteLength(b!), resultBytes);
+  return resultBytes % OFFSET_ALIGNMENT === 0 && (1 + more.length) * largest <= maxBindingBytes;
+}
+
+function matmulBatch(a: Tensor, matrices: readonly Tensor[], options: MatmulOptions): Tensor[] {
+  const joined = { ...joinNeighbours(matrices), shape: [matrices.length, ...matrices[0]!.shape] };
+  const products = matmul(a, joined, options);
+  const shape = products.shape.slice(1);
+  return matrices.map((_, i) => ({ ...products, shape, byteOffset: 4 * i * sizeOf(shape) }));
 }
 
 /**

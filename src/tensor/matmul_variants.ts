@@ -121,8 +121,8 @@ function areMultiples(...numbers: readonly number[]): boolean {
  *   24 x 32       585       608       972       854      1255
  *   32 x 32       862       695       661      1000      1030
  *
- * Wider and taller tiles gained at most 5% and took three times as long to compile. Everything but the software driver with its subgroups of 8 gets the
- * shared-memory tile, as the textbook has it: its size was not tuned on a GPU.
+ * Wider and taller tiles gained at most 5% and took three times as long to compile. Everything but the software driver
+ * with its subgroups of 8 gets the shared-memory tile, as the textbook has it: its size was not tuned on a GPU.
  */
 export function chooseVariant(rows: number): MatmulVariant {
   const { software, subgroupSize } = gpu();

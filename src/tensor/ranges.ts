@@ -12,10 +12,7 @@
  */
 import { GpuError, gpu } from "./device.ts";
 import { show, sizeOf } from "./shape.ts";
-import { byteLength, elementBytes, reshape, size, type Tensor } from "./tensor.ts";
-
-/** WebGPU's default minStorageBufferOffsetAlignment, which every device accepts. */
-const OFFSET_ALIGNMENT = 256;
+import { OFFSET_ALIGNMENT, byteLength, elementBytes, reshape, size, type Tensor } from "./tensor.ts";
 
 /** Rows start .. start + count - 1. */
 export interface Range {

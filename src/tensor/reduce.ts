@@ -9,19 +9,22 @@ import { gpu } from "./device.ts";
 import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
 import { ShapeError, broadcastShapes, normalizeAxis, sameShape, show, sizeOf, type Shape } from "./shape.ts";
-import { empty, reshape, size, type Tensor } from "./tensor.ts";
+import { empty, reshape, size, type Destination, type Tensor } from "./tensor.ts";
 
 const WORKGROUP = 64;
 
-const params = ["size", "n", "inner", "chunk", "chunks", "scale"] as const;
+const params = ["size", "n", "inner", "chunk", "chunks", "scale", "adds"] as const;
 const linesKernel = kernel({ shader: "reduce", entry: "lines", buffers: ["x", "y"], params });
 const rowsKernel = kernel({ shader: "reduce", entry: "rows", buffers: ["x", "y"], params });
 
 type Reduction = "sum" | "max";
 
-/** Sum over axes (all when omitted); reduced axes leave the shape unless `keepDims` (torch.sum). */
-export function sum(x: Tensor, axes?: readonly number[], keepDims = false): Tensor {
-  return reduce("sum", "sum", x, axes, keepDims, 1);
+/**
+ * Sum over axes (all when omitted); reduced axes leave the shape unless `keepDims` (torch.sum). It is left in `into`, of
+ * as many elements as the result, unless there was nothing to add up.
+ */
+export function sum(x: Tensor, axes?: readonly number[], keepDims = false, into?: Destination | null): Tensor {
+  return reduce("sum", "sum", x, axes, keepDims, 1, into);
 }
 
 /** Mean over axes (all when omitted) (torch.mean). */
@@ -55,6 +58,7 @@ function reducedAxes(op: string, shape: Shape, axes: readonly number[] | undefin
 
 function reduce(
   op: string, how: Reduction, x: Tensor, axes: readonly number[] | undefined, keepDims: boolean, scale: number,
+  into?: Destination | null,
 ): Tensor {
   requireDType(op, x, "f32");
   const reduced = reducedAxes(op, x.shape, axes);
@@ -66,7 +70,10 @@ function reduce(
   const views = axisGroups(x.shape, reduced);
   if (views.length === 0) return reshape(x, shape); // only axes of length 1: nothing to add
   return scope(() => {
-    const result = views.reduce((y, view, pass) => reduceAxis(how, y, view, pass === views.length - 1 ? scale : 1), x);
+    const result = views.reduce((y, view, pass) => {
+      const isLast = pass === views.length - 1;
+      return reduceAxis(how, y, view, isLast ? scale : 1, isLast ? into : null);
+    }, x);
     return reshape(result, shape);
   });
 }
@@ -94,17 +101,20 @@ function axisGroups(shape: Shape, reduced: ReadonlySet<number>): AxisView[] {
 }
 
 /** Reduces one axis, in several passes when it is long. */
-function reduceAxis(how: Reduction, x: Tensor, { outer, n, inner }: AxisView, scale: number): Tensor {
+function reduceAxis(
+  how: Reduction, x: Tensor, { outer, n, inner }: AxisView, scale: number, into?: Destination | null,
+): Tensor {
   const byRows = inner === 1 && n > SHORT_ROW && (!gpu().software || outer < FEW_ROWS);
   const chunk = Math.max(1, byRows ? rowChunk(n) : lineChunk(n, outer * inner)); // n may be 0
   const chunks = Math.max(1, Math.ceil(n / chunk));
-  const y = empty([outer * chunks * inner]);
   const isLast = chunks === 1;
-  const numbers = { size: size(y), n, inner, chunk, chunks, scale: isLast ? scale : 1 };
+  const place = isLast ? into : null;
+  const y = place?.tensor ?? empty([outer * chunks * inner]);
+  const numbers = { size: size(y), n, inner, chunk, chunks, scale: isLast ? scale : 1, adds: place?.adds ? 1 : 0 };
   const constants = { MAXIMUM: how === "max" ? 1 : 0 };
   if (byRows) launch(rowsKernel, { x, y }, numbers, size(y), { ...constants, ROW_THREADS: gpu().rowThreads });
   else launch(linesKernel, { x, y }, numbers, Math.ceil(size(y) / WORKGROUP), constants);
-  return isLast ? y : reduceAxis(how, y, { outer, n: chunks, inner }, scale);
+  return isLast ? y : reduceAxis(how, y, { outer, n: chunks, inner }, scale, into);
 }
 
 /** Rows up to this length are left to one thread each: joining partial results would cost more than it saves. */

@@ -4,7 +4,7 @@ import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
 import { sum } from "./reduce.ts";
 import { expectShape, rowsOf } from "./rows.ts";
-import { empty, type Tensor } from "./tensor.ts";
+import { empty, type Places, type Tensor } from "./tensor.ts";
 
 /** Rows per workgroup: the components of a vec4 in the shader. */
 const TILE_ROWS = 4;
@@ -33,22 +33,23 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): { y: Tensor; rs
   return { y, rstd };
 }
 
-/** Gradients of x (added to `into` where there is one) and weight, from the `rstd` of the forward pass. */
+/** Gradients of x and weight, left in `into` where that names a place, from the `rstd` of the forward pass. */
 export function rmsNormBackward(
   x: Tensor,
   weight: Tensor,
   rstd: Tensor,
   dy: Tensor,
-  into: Tensor | null = null,
+  into: Places<"dx" | "dWeight"> = {},
 ): { dx: Tensor; dWeight: Tensor } {
   const { rows, cols } = rowsOf("rmsNormBackward", x);
   expectShape("rmsNormBackward", "dy", dy, x.shape);
   return scope(() => {
-    const dx = into ?? empty(x.shape);
+    const dx = into.dx?.tensor ?? empty(x.shape);
     const tiles = Math.ceil(rows / TILE_ROWS);
     const dWeightTiles = empty([tiles, cols]);
     const buffers = { x, weight, savedRstd: rstd, dy, dx, dWeightTiles };
-    launch(backwardKernel, buffers, { rows, cols, addToDx: into ? 1 : 0 }, tiles, { WORKGROUP: gpu().rowThreads });
-    return { dx, dWeight: sum(dWeightTiles, [0]) };
+    const params = { rows, cols, addToDx: into.dx?.adds ? 1 : 0 };
+    launch(backwardKernel, buffers, params, tiles, { WORKGROUP: gpu().rowThreads });
+    return { dx, dWeight: sum(dWeightTiles, [0], false, into.dWeight) };
   });
 }

@@ -27,6 +27,16 @@ export interface Tensor {
   readonly byteOffset?: number;
 }
 
+/** A tensor that a launcher may leave its result in, instead of allocating one. */
+export interface Destination {
+  readonly tensor: Tensor;
+  /** Whether the result is added to what is there instead of replacing it. */
+  readonly adds: boolean;
+}
+
+/** Destinations of several results; a result without one gets memory of its own. */
+export type Places<Names extends string> = Readonly<Partial<Record<Names, Destination | null | undefined>>>;
+
 /** Number of elements of a tensor. */
 export function size(x: Tensor): number {
   return sizeOf(x.shape);
@@ -45,6 +55,66 @@ export function elementBytes(dtype: DType): number {
 /** A tensor with undefined content (pooled buffers are dirty): the caller writes every element. */
 export function empty(shape: Shape, dtype: DType = "f32"): Tensor {
   return { storage: allocate(Math.ceil((sizeOf(shape) * elementBytes(dtype)) / 4) * 4), shape: [...shape], dtype };
+}
+
+/** Where neighbours begin: WebGPU's default minStorageBufferOffsetAlignment, which every device accepts. */
+export const OFFSET_ALIGNMENT = 256;
+/** Neighbours share allocations up to this size: a larger one would waste more by its size class. */
+const MAX_SHARED_BYTES = 2 ** 24;
+
+/**
+ * float32 tensors with undefined content that lie one behind the other, each at a multiple of 256 bytes, so that one
+ * launch can serve several (`joinNeighbours`). They share an allocation per 16 MiB; a larger tensor has its own. Free
+ * them together, by `disposeAll`.
+ */
+export function emptyNeighbours(shapes: readonly Shape[]): Tensor[] {
+  const { allocations, places } = layOut(shapes);
+  const storages = allocations.map(allocate);
+  return shapes.map((shape, i) => {
+    const { allocation, byteOffset } = places[i]!;
+    return { storage: storages[allocation]!, shape: [...shape], dtype: "f32", byteOffset };
+  });
+}
+
+/** Bytes of each allocation that `emptyNeighbours` makes. */
+export function neighbourAllocations(shapes: readonly Shape[]): readonly number[] {
+  return layOut(shapes).allocations;
+}
+
+function layOut(shapes: readonly Shape[]): {
+  allocations: number[];
+  places: { allocation: number; byteOffset: number }[];
+} {
+  const allocations: number[] = [];
+  const places = shapes.map((shape) => {
+    const bytes = alignOffset(4 * sizeOf(shape));
+    const last = allocations.length - 1;
+    if (last >= 0 && allocations[last]! + bytes <= MAX_SHARED_BYTES) {
+      allocations[last]! += bytes;
+      return { allocation: last, byteOffset: allocations[last]! - bytes };
+    }
+    allocations.push(bytes);
+    return { allocation: last + 1, byteOffset: 0 };
+  });
+  return { allocations, places };
+}
+
+/** Whether `next` begins where `x` ends, at the first multiple of 256 bytes behind it. */
+export function areNeighbours(x: Tensor, next: Tensor): boolean {
+  return x.storage === next.storage && x.dtype === next.dtype &&
+    (x.byteOffset ?? 0) + alignOffset(byteLength(x)) === (next.byteOffset ?? 0);
+}
+
+/** The elements from the first of `neighbours` to the last, as one float32 list; gaps between them are part of it. */
+export function joinNeighbours(neighbours: readonly Tensor[]): Tensor {
+  const first = neighbours[0]!;
+  const last = neighbours.at(-1)!;
+  const bytes = (last.byteOffset ?? 0) + byteLength(last) - (first.byteOffset ?? 0);
+  return { ...first, shape: [bytes / 4] };
+}
+
+function alignOffset(bytes: number): number {
+  return Math.ceil(bytes / OFFSET_ALIGNMENT) * OFFSET_ALIGNMENT;
 }
 
 /**
@@ -128,4 +198,9 @@ export function keep(x: Tensor): Tensor {
 /** Returns a kept tensor's memory to the pool. */
 export function dispose(x: Tensor): void {
   release(x.storage);
+}
+
+/** `dispose` for tensors of which several may share an allocation. */
+export function disposeAll(tensors: Iterable<Tensor>): void {
+  for (const storage of new Set([...tensors].map((x) => x.storage))) release(storage);
 }

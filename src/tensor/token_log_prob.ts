@@ -12,7 +12,7 @@ import { kernel, launch } from "./kernel.ts";
 import { allRows, matmulRows, type RowRange } from "./matmul.ts";
 import { scope } from "./memory.ts";
 import { ShapeError, show } from "./shape.ts";
-import { empty, type Tensor } from "./tensor.ts";
+import { empty, type Places, type Tensor } from "./tensor.ts";
 
 export interface TokenLogProbOptions {
   /** Divides the logits, as the sampler does. Default 1. */
@@ -73,7 +73,7 @@ export function tokenLogProb(
 
 /**
  * Gradients with respect to hidden [N, C] and head [V, C], each only if wanted, from those of the log-probabilities [N]
- * and of the entropies [N]. `options` must be those of the forward call.
+ * and of the entropies [N], left in `into` where that names a place. `options` must be those of the forward call.
  * @throws ShapeError when the gradient of a bf16 head is wanted: it is frozen.
  */
 export function tokenLogProbBackward(
@@ -81,13 +81,15 @@ export function tokenLogProbBackward(
   { dLogProbs, dEntropy }: { dLogProbs?: Tensor; dEntropy?: Tensor },
   options: TokenLogProbOptions,
   wanted: { hidden: boolean; head: boolean },
+  into: Places<"dHidden" | "dHead"> = {},
 ): { dHidden: Tensor | null; dHead: Tensor | null } {
   const { hidden, head, targets, logSumExp, entropy } = saved;
   if (wanted.head && head.dtype === "bf16") {
     throw new ShapeError(`tokenLogProb: the head ${show(head.shape)} is bf16, thus frozen; it has no gradient`);
   }
-  const dHidden = wanted.hidden ? empty(hidden.shape) : null;
-  const dHead = wanted.head ? empty(head.shape) : null;
+  const dHidden = wanted.hidden ? (into.dHidden?.tensor ?? empty(hidden.shape)) : null;
+  const dHead = wanted.head ? (into.dHead?.tensor ?? empty(head.shape)) : null;
+  const [addsToHidden, addsToHead] = [into.dHidden?.adds ?? false, into.dHead?.adds ?? false];
   forEachChunk(hidden, head, options, (logits, rows, shared) => {
     launch(
       backwardKernel,
@@ -100,8 +102,10 @@ export function tokenLogProbBackward(
       { WORKGROUP: gpu().rowThreads },
     );
     const dLogits = allRows(logits);
-    if (dHidden) matmulRows(dLogits, allRows(head), { ...rows, matrix: dHidden });
-    if (dHead) matmulRows(dLogits, rows, allRows(dHead), { transposeA: true, accumulate: rows.start > 0 });
+    if (dHidden) matmulRows(dLogits, allRows(head), { ...rows, matrix: dHidden }, { accumulate: addsToHidden });
+    if (dHead) {
+      matmulRows(dLogits, rows, allRows(dHead), { transposeA: true, accumulate: addsToHead || rows.start > 0 });
+    }
   });
   return { dHidden, dHead };
 }

@@ -4,7 +4,8 @@ import { adamw, type AdamWOptions } from "../../src/autograd/adamw.ts";
 import { linearSchedule } from "../../src/autograd/schedule.ts";
 import { parameter, type Variable } from "../../src/autograd/variable.ts";
 import { memoryStats } from "../../src/tensor/memory.ts";
-import { dispose, keep, read, write } from "../../src/tensor/tensor.ts";
+import { observeDispatches } from "../../src/tensor/recorder.ts";
+import { dispose, disposeAll as disposeTensors, emptyNeighbours, keep, read, write } from "../../src/tensor/tensor.ts";
 import { toGpu } from "../support/gpu.ts";
 import { expectClose, random } from "../support/gradcheck.ts";
 import { array64, map, type Array64 } from "../support/reference.ts";
@@ -185,4 +186,41 @@ test("steps allocate nothing, and dispose frees everything", async () => {
   optimizer.dispose();
   disposeAll(parameters);
   expect(memoryStats().liveBytes).toBe(before);
+});
+
+test("neighbours are updated by one launch, to the same bits as each alone; one without a gradient parts them", async () => {
+  const shapes = [[97, 131], [3], [4097], [1], [65]];
+  const numbers = random(3);
+  const [initial, gradients] = [0, 1].map(() => shapes.map((shape) => numbers.uniform(shape))) as [Array64[], Array64[]];
+  const run = async (values: readonly Variable[], missing: number | null): Promise<{ bits: unknown[]; launches: number }> => {
+    values.forEach(({ value }, i) => write(value, Float32Array.from(initial[i]!.data)));
+    const optimizer = adamw(values, { weightDecay: 0.1 });
+    let launches = 0;
+    for (let step = 0; step < 3; step++) {
+      values.forEach((own, i) => {
+        own.grad = i === missing && step === 1 ? null : own.gradPlace!;
+        if (own.grad) write(own.grad, Float32Array.from(gradients[i]!.data));
+      });
+      launches = 0;
+      observeDispatches(() => launches++);
+      optimizer.step(0.01);
+      observeDispatches(null);
+    }
+    const bits = [...(await optimizer.exportState())];
+    const after = await Promise.all(values.map(({ value }) => read(value)));
+    optimizer.dispose();
+    expect(values.map(({ grad, gradPlace }) => [grad, gradPlace])).toEqual(shapes.map(() => [null, null]));
+    return { bits: [...bits, ...after], launches };
+  };
+  const before = memoryStats().liveBuffers;
+  const neighbours = emptyNeighbours(shapes).map((value) => parameter(keep(value)));
+  const apart = parametersOf(initial);
+  for (const [missing, joined, single] of [[null, 3, 11], [2, 7, 11]] as const) {
+    const [together, alone] = [await run(neighbours, missing), await run(apart, missing)];
+    expect(together.bits).toEqual(alone.bits);
+    expect([together.launches, alone.launches]).toEqual([joined, single]);
+  }
+  disposeTensors(neighbours.map(({ value }) => value));
+  disposeAll(apart);
+  expect(memoryStats().liveBuffers).toBe(before);
 });

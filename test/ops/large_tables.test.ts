@@ -142,7 +142,7 @@ describe.each<MatmulVariant>(["subgroup8x32", "subgroup32x32", "shared64x64"])("
   test("adds products into a large tensor", async () => {
     const { whole, cut } = await wholeAndCut(() => {
       const { x, dLogits, table } = operands();
-      return [matmul(dLogits, x, { transposeA: true, variant, accumulateInto: table })];
+      return [matmul(dLogits, x, { transposeA: true, variant, into: { tensor: table, adds: true } })];
     });
     expectSameBits(cut, whole);
   });
@@ -222,7 +222,7 @@ async function tiedStep(): Promise<Float32Array[]> {
     return readAll([gradNorm, table.grad!, table.value, firstMoment, secondMoment]);
   });
   optimizer.dispose();
-  [table.value, table.grad!].forEach(dispose);
+  dispose(table.value);
   return results as Float32Array[];
 }
 

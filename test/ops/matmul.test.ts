@@ -1,9 +1,9 @@
 /** Matrix products: every transpose, edge and broadcast, in both kernels, against the float64 reference. */
 import { availableParallelism } from "node:os";
 import { describe, expect, it } from "vitest";
-import { backward } from "../../src/autograd/backward.ts";
+import { backward, gradientsOf } from "../../src/autograd/backward.ts";
 import * as ops from "../../src/autograd/ops.ts";
-import { parameter } from "../../src/autograd/variable.ts";
+import { parameter, type Variable } from "../../src/autograd/variable.ts";
 import { gpu } from "../../src/tensor/device.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
 import { allRows, matmul, matmulRows } from "../../src/tensor/matmul.ts";
@@ -11,8 +11,9 @@ import type { Addends, MatmulOptions, RowRange } from "../../src/tensor/matmul.t
 import {
   chooseSlices, chooseTilesPerGroup, chooseVariant, runnableVariants, type MatmulVariant,
 } from "../../src/tensor/matmul_variants.ts";
+import { observeDispatches } from "../../src/tensor/recorder.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
-import { dispose, empty, keep, read, tensor } from "../../src/tensor/tensor.ts";
+import { dispose, empty, emptyNeighbours, keep, read, tensor, write } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
 import { directionalDerivative, dot, expectClose, random } from "../support/gradcheck.ts";
 import { idsToGpu, toGpu } from "../support/gpu.ts";
@@ -25,7 +26,7 @@ const layouts: MatmulOptions[] = [
   { transposeA: true },
   { transposeA: true, transposeB: true },
 ];
-const subgroupVariants: MatmulVariant[] = ["subgroup8x32", "subgroup32x32"];
+const subgroupVariants: MatmulVariant[] = ["subgroup8x32", "subgroup24x32", "subgroup32x32"];
 const variants: MatmulVariant[] = [...subgroupVariants, "shared64x64"];
 
 /** NN, NT, TN or TT. */
@@ -135,7 +136,7 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
         const addends = { bias: toGpu(bias), residual: toGpu(residual) };
         const run = (tilesPerGroup: number, into?: Array64): Promise<ArrayLike<number>> =>
           read(matmul(x, y, {
-            ...layout, variant, tilesPerGroup, ...(into ? { accumulateInto: toGpu(into) } : addends),
+            ...layout, variant, tilesPerGroup, ...(into ? { into: { tensor: toGpu(into), adds: true } } : addends),
           }));
         for (const tilesPerGroup of [2, 3, 8]) {
           const what = `${tilesPerGroup} tiles, ${m} x ${k} x ${n}`;
@@ -157,7 +158,7 @@ describe.each(layouts.map((layout) => [nameOf(layout), layout] as const))("matmu
       const before = random(9).uniform([35, 67]);
       await scopeAsync(async () => {
         const c = toGpu(before);
-        expect(matmul(toGpu(a), toGpu(b), { ...layout, accumulateInto: c, variant })).toBe(c);
+        expect(matmul(toGpu(a), toGpu(b), { ...layout, into: { tensor: c, adds: true }, variant })).toBe(c);
         expectClose(`accumulate ${variant}`, await read(c), add(before, nn.matmul(a, b, layout)).data, tolerance(6));
       });
     }
@@ -304,6 +305,39 @@ describe("matmul", () => {
     }
   });
 
+  it("each of several matrices: neighbours of equal shape by one launch, with the gradients of single products", async () => {
+    // Three of a kind and a fourth of another; then results, and matrices, that do not fill multiples of 256 bytes.
+    for (const [rows, inner, cols, launches] of [[16, 8, 16, 2], [16, 4, 16, 2], [3, 8, 16, 4], [16, 6, 16, 4]] as const) {
+      const { uniform } = random(7);
+      const shapes = [[cols, inner], [cols, inner], [cols, inner], [2 * cols, inner]];
+      const [x, ...weights] = [[rows, inner], ...shapes].map((shape) => uniform(shape)) as [Array64, ...Array64[]];
+      await scopeAsync(async () => {
+        const places = emptyNeighbours(shapes);
+        places.forEach((place, i) => write(place, Float32Array.from(weights[i]!.data)));
+        const a = parameter(toGpu(x));
+        const matrices = places.map(parameter);
+        let count = 0;
+        observeDispatches(() => count++);
+        const products = ops.matmulEach(a, matrices, { transposeB: true });
+        observeDispatches(null);
+        expect(count).toBe(launches);
+        const single = weights.map((weight) => nn.matmul(x, weight, { transposeB: true }));
+        for (const [i, { value }] of products.entries()) {
+          expect(value.shape).toEqual(single[i]!.shape);
+          expectClose(`product ${i} of ${rows} rows`, await read(value), single[i]!.data, tolerance(inner));
+        }
+        const total = (parts: readonly Variable[]): Variable =>
+          parts.map((y) => ops.sum(ops.mul(y, y))).reduce((sum, part) => ops.add(sum, part));
+        const alone = [a, ...matrices].map(({ value }) => parameter(value));
+        const [ours, theirs] = [
+          gradientsOf(total(products), [a, ...matrices]),
+          gradientsOf(total(alone.slice(1).map((b) => ops.matmul(alone[0]!, b, { transposeB: true }))), alone),
+        ];
+        for (const [i, gradient] of ours.entries()) expect(await read(gradient!)).toEqual(await read(theirs[i]!));
+      });
+    }
+  });
+
   it("takes the kernel that was measured to be the fastest here", () => {
     const { software, subgroupSize } = gpu();
     const lavapipe = software && subgroupSize === 8;
@@ -362,7 +396,7 @@ describe("matmul", () => {
     expect(() => matmul(f([2, 3]), f([3, 5]), { transposeB: true })).toThrow("[3, 5] transposed: inner sizes 3 and 5");
     expect(() => matmul(f([3]), f([3, 5]))).toThrow("matmul [3] x [3, 5]: both operands need at least two axes");
     expect(() => matmul(f([2, 2, 3]), f([4, 3, 5]))).toThrow("shapes [2] and [4] do not broadcast");
-    expect(() => matmul(f([2, 3]), f([3, 5]), { accumulateInto: f([2, 4]) })).toThrow("cannot be added into [2, 4]");
+    expect(() => matmul(f([2, 3]), f([3, 5]), { into: { tensor: f([2, 4]), adds: false } })).toThrow("does not fit into [2, 4]");
     expect(() => matmul(f([2, 3]), f([3, 5]), { bias: f([2]) })).toThrow("= [2, 5] takes no bias [2]");
     expect(() => matmul(f([2, 3]), f([3, 5]), { residual: f([5]) })).toThrow("= [2, 5] takes no residual [5]");
     expect(() => matmul(f([2, 3]), f([3, 5]), { residual: idsToGpu([0, 1], [2, 1]) })).toThrow(ShapeError);
