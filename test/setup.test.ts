@@ -149,9 +149,22 @@ describe.runIf(linux)("setup: driver", () => {
 
   test("an installed driver is not checked again", async () => {
     write(".cache/gpu/lib/libvulkan_lvp.so", "");
+    write(".cache/gpu/shaders/kept", "");
     write("node_modules/webgpu/index.js", mustNotLoad);
     expect(await setup()).toEqual({ status: 0, stdout: "", complaints: [] });
     expect(calls()).toEqual([]);
+  });
+
+  test("its shaders are compiled once, in two processes, which may fail", async () => {
+    write(".cache/gpu/lib/libvulkan_lvp.so", "");
+    write("node_modules/tsx/package.json", '{ "type": "module", "main": "index.js" }');
+    const record = 'appendFileSync("calls", process.argv.slice(-2).join(" ") + "\\n"); process.exit(1);';
+    write("node_modules/tsx/index.js", `import { appendFileSync } from "node:fs"; ${record}`);
+    const complaints = ["setup: compiling shaders for the software driver (some seconds, only this once)"];
+    expect(await setup()).toEqual({ status: 0, stdout: "", complaints });
+    expect(await setup()).toEqual({ status: 0, stdout: "", complaints: [] });
+    const script = join(root, "scripts", "warm_shaders.ts");
+    expect(calls().sort()).toEqual([`${script} gradients`, `${script} rollouts`]);
   });
 
   test("a webgpu package that does not load is not taken for a missing driver", async () => {

@@ -16,6 +16,7 @@ import {
 } from "../tensor/matmul.ts";
 import * as reduce from "../tensor/reduce.ts";
 import * as rmsNormKernels from "../tensor/rms_norm.ts";
+import { rmsNormRotary as rmsNormRotaryKernel } from "../tensor/rms_norm_rotary.ts";
 import { rotary as rotaryKernel, type RotaryTables } from "../tensor/rotary.ts";
 import { normalizeAxis, sizeOf, type Shape } from "../tensor/shape.ts";
 import * as softmaxKernels from "../tensor/softmax.ts";
@@ -441,6 +442,21 @@ export function rotary(x: Variable, tables: RotaryTables, positions: Tensor): Va
   return record("rotary", rotaryKernel(x.value, tables, positions), [
     x, (dy) => rotaryKernel(dy, tables, positions, { inverse: true }),
   ]);
+}
+
+/**
+ * rotary(rmsNorm(x, weight, eps), tables, positions) in one launch: queries and keys of Qwen3. Backward turns the
+ * gradient back, then goes through the norm.
+ */
+export function rmsNormRotary(
+  x: Variable, weight: Variable, eps: number, tables: RotaryTables, positions: Tensor,
+): Variable {
+  const { y, rstd } = rmsNormRotaryKernel(x.value, weight.value, eps, tables, positions);
+  return recordJoint("rmsNormRotary", y, [x, weight], (dy, [dx, dWeight]) => {
+    const dNormed = rotaryKernel(dy, tables, positions, { inverse: true });
+    const own = rmsNormKernels.rmsNormBackward(x.value, weight.value, rstd, dNormed, { dx, dWeight });
+    return [own.dx, own.dWeight];
+  });
 }
 
 /**

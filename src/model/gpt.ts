@@ -141,13 +141,13 @@ function attentionBlock(
   let q = split(joinedQ, heads);
   let k = split(joinedK, kvHeads);
   const v = split(joinedV, kvHeads);
-  if (config.qkNorm) {
-    q = ops.rmsNorm(q, parameters.get(`${part(QUERY_NORM)}.weight`)!, normEps);
-    k = ops.rmsNorm(k, parameters.get(`${part(KEY_NORM)}.weight`)!, normEps);
-  }
-  if (rotary) {
-    q = ops.rotary(q, rotary, options.positions.tensor);
-    k = ops.rotary(k, rotary, options.positions.tensor);
+  const positions = options.positions.tensor;
+  if (rotary && config.qkNorm) {
+    q = ops.rmsNormRotary(q, parameters.get(`${part(QUERY_NORM)}.weight`)!, normEps, rotary, positions);
+    k = ops.rmsNormRotary(k, parameters.get(`${part(KEY_NORM)}.weight`)!, normEps, rotary, positions);
+  } else if (rotary) {
+    q = ops.rotary(q, rotary, positions);
+    k = ops.rotary(k, rotary, positions);
   }
 
   const { keyMask, keyEnd } = options;

@@ -154,8 +154,8 @@ function layerValues(config: GptConfig, tokens: number): number[] {
     ...norm,
     ...(isFused ? [q + 2 * kv] : []),
     q, kv, kv,
-    ...(config.qkNorm ? [q, tokens * heads, kv, tokens * kvHeads] : []),
-    ...(config.rope ? [q, kv] : []),
+    ...(config.rope ? [q, kv] : []), // turned, and before that normalised, in one
+    ...(config.qkNorm ? [tokens * heads, tokens * kvHeads] : []),
     q, tokens * heads, // attention, and its log-sum-exp
     channels, // its projection and the residual, in one
     ...norm,

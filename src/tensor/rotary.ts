@@ -86,21 +86,7 @@ export function rotary(
   positions: Tensor,
   { inverse = false }: RotaryOptions = {},
 ): Tensor {
-  const [batch, time, heads, headSize] = x.shape;
-  if (x.shape.length !== 4 || batch === undefined || time === undefined || heads === undefined || !headSize) {
-    throw new ShapeError(`rotary: x has shape ${show(x.shape)}, expected [batch, time, heads, head size]`);
-  }
-  const half = headSize / 2;
-  const maxPositions = tables.cos.shape[0]!;
-  expectShape("rotary", `tables.cos for x ${show(x.shape)}`, tables.cos, [maxPositions, half]);
-  expectShape("rotary", `tables.sin for x ${show(x.shape)}`, tables.sin, [maxPositions, half]);
-  const tokens = batch * time;
-  if (sizeOf(positions.shape) !== tokens || positions.dtype !== "u32") {
-    throw new ShapeError(
-      `rotary: positions are ${positions.dtype} ${show(positions.shape)}, expected u32 [${batch}, ${time}] for ` +
-        `x ${show(x.shape)}`,
-    );
-  }
+  const { tokens, heads, half, maxPositions } = requireRotary("rotary", x, tables, positions);
   const y = empty(x.shape);
   const WORKGROUP = gpu().rowThreads;
   const lanes = Math.min(half, WORKGROUP);
@@ -108,4 +94,29 @@ export function rotary(
   const params = { tokens, heads, half, lanes, maxPositions, direction: inverse ? -1 : 1 };
   launch(rotaryKernel, buffers, params, tokens, { WORKGROUP });
   return y;
+}
+
+/** The sizes of what is to be turned. @throws ShapeError when x [B, T, H, D], tables and positions do not fit. */
+export function requireRotary(
+  op: string,
+  x: Tensor,
+  tables: RotaryTables,
+  positions: Tensor,
+): { tokens: number; heads: number; half: number; maxPositions: number } {
+  const [batch, time, heads, headSize] = x.shape;
+  if (x.shape.length !== 4 || batch === undefined || time === undefined || heads === undefined || !headSize) {
+    throw new ShapeError(`${op}: x has shape ${show(x.shape)}, expected [batch, time, heads, head size]`);
+  }
+  const half = headSize / 2;
+  const maxPositions = tables.cos.shape[0]!;
+  expectShape(op, "tables.cos", tables.cos, [maxPositions, half]);
+  expectShape(op, "tables.sin", tables.sin, [maxPositions, half]);
+  const tokens = batch * time;
+  if (sizeOf(positions.shape) !== tokens || positions.dtype !== "u32") {
+    throw new ShapeError(
+      `${op}: positions are ${positions.dtype} ${show(positions.shape)}, expected u32 [${batch}, ${time}] for ` +
+        `x ${show(x.shape)}`,
+    );
+  }
+  return { tokens, heads, half, maxPositions };
 }
