@@ -2,11 +2,12 @@
 import { adamw } from "../src/autograd/adamw.ts";
 import { parameter } from "../src/autograd/variable.ts";
 import { parameterShapes } from "../src/model/parameters.ts";
+import { copyInto } from "../src/tensor/elementwise.ts";
 import { embeddingBackward, tokenIds } from "../src/tensor/embedding.ts";
 import { layerNorm, layerNormBackward } from "../src/tensor/layer_norm.ts";
 import { scopeAsync } from "../src/tensor/memory.ts";
 import { rmsNorm, rmsNormBackward } from "../src/tensor/rms_norm.ts";
-import { tensor, type Tensor } from "../src/tensor/tensor.ts";
+import { emptyNeighbours, tensor, type Tensor } from "../src/tensor/tensor.ts";
 import { tokenLogProb, tokenLogProbBackward } from "../src/tensor/token_log_prob.ts";
 import { timedKernel, type Bench, type Work } from "./measure.ts";
 import { BENCH_MODEL } from "./model_config.ts";
@@ -86,15 +87,19 @@ export async function benchLogProb(bench: Bench): Promise<Row[]> {
   return rows;
 }
 
-/** One AdamW step, gradient norm included, over the parameters of the benchmarks' model. */
+/** One AdamW step, gradient norm included, over the parameters of the benchmarks' model, which lie side by side. */
 export async function benchAdamw(bench: Bench): Promise<Row[]> {
   const { rows, add } = table(bench);
   const shapes = [...parameterShapes(BENCH_MODEL).values()];
   const count = shapes.reduce((sum, shape) => sum + shape.reduce((n, m) => n * m, 1), 0);
   await scopeAsync(async () => {
-    const parameters = shapes.map((shape) => parameter(wave(shape)));
-    for (const own of parameters) own.grad = wave(own.value.shape);
+    const parameters = emptyNeighbours(shapes).map(parameter);
     const optimizer = adamw(parameters);
+    for (const own of parameters) {
+      copyInto(own.value, wave(own.value.shape));
+      copyInto(own.gradPlace!, wave(own.value.shape));
+      own.grad = own.gradPlace!;
+    }
     // The norm reads a gradient; the update reads four values and writes three.
     const shape = `${count} parameters in ${shapes.length} tensors`;
     await add("AdamW with gradient norm", shape, () => void optimizer.step(1e-3), {

@@ -1,6 +1,6 @@
 // What the adapter can do at best: arithmetic without memory, and memory without arithmetic.
 //
-//   multiplyAdd   every thread runs 8 independent chains x <- x a + b in registers, `rounds` times STEPS long
+//   multiplyAdd   every thread runs 12 independent chains x <- x a + b in registers, `rounds` times STEPS long
 //   copyValues    destination[i] = source[i], PER_THREAD values of a thread, a workgroup apart
 //   copyVectors   the same by vectors of four
 //   nothing       one workgroup that writes one number: what a dispatch costs
@@ -31,7 +31,9 @@ fn multiplyAdd(
   var y = x + vec4f(1.0);
   var z = x + vec4f(2.0);
   for (var round = 0u; round < params.rounds; round++) {
-    // A fixed number of steps, which compilers unroll: without that the loop's own work is most of it.
+    // A fixed number of steps, which compilers unroll: without that the loop's own work is most of it. A small one: the
+    // software driver's compiler puts the steps of a chain behind one another, and with many a processor would find too
+    // few independent instructions among those that it looks at, and wait for each.
     for (var step = 0u; step < STEPS; step++) {
       x = fma(x, a, b);
       y = fma(y, a, b);

@@ -22,7 +22,8 @@ const SNIPPET = "// snippet: ";
 
 /**
  * The text of `src/shaders/<name>.wgsl` with each constant of `constants` set to its value.
- * A line `// include: snippet` appends `snippet.wgsl`, or what `substitutes` has in its place; `enable` directives move to the very front, as WGSL demands.
+ * A line `// include: snippet` appends `snippet.wgsl`, or what `substitutes` has in its place; `enable` directives move
+ * to the very front, as WGSL demands.
  * Line numbers stay those of the file; `locate` finds the file of a line in a snippet.
  * @throws Error when a constant is not declared in the file.
  */

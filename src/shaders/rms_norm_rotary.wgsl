@@ -8,7 +8,7 @@
 // kernels' own. cosines, sines: [maxPositions, HALF]. positions: u32 [tokens]; one >= maxPositions gives NaN.
 //
 // One workgroup per token: a thread takes every WORKGROUP-th pair of a head and does so for all heads, so it loads
-// weights and angles once.
+// weights and angles once. All threads meet in the reduction of each head, those beyond the last pair too.
 
 struct Params { tokens: u32, heads: u32, maxPositions: u32, eps: f32 }
 

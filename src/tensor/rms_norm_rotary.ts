@@ -29,7 +29,8 @@ export function rmsNormRotary(
   const y = empty(x.shape);
   const rstd = empty(x.shape.slice(0, -1));
   const buffers = { x, weight, cosines: tables.cos, sines: tables.sin, positions, y, rstd };
-  const constants = { WORKGROUP: gpu().rowThreads, HALF: half };
+  // No more threads than pairs, but for a power of two, which reductions want.
+  const constants = { WORKGROUP: Math.min(gpu().rowThreads, 2 ** Math.ceil(Math.log2(half))), HALF: half };
   launch(normRotaryKernel, buffers, { tokens, heads, maxPositions, eps }, tokens, constants);
   return { y, rstd };
 }

@@ -1,10 +1,11 @@
 /** Kernel declarations, specialisation, grid folding and the pipeline cache. Shader errors: shader_errors.test.ts. */
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { loadShader, locate, reflectShader } from "../../src/shaders/load.ts";
-import { GpuError } from "../../src/tensor/device.ts";
+import { GpuError, gpu } from "../../src/tensor/device.ts";
+import { exp, neg } from "../../src/tensor/elementwise.ts";
 import { foldGrid, kernel, launch } from "../../src/tensor/kernel.ts";
-import { scopeAsync } from "../../src/tensor/memory.ts";
-import { empty, tensor } from "../../src/tensor/tensor.ts";
+import { scope, scopeAsync } from "../../src/tensor/memory.ts";
+import { empty, read, tensor } from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
 
 describe("grids", () => {
@@ -41,6 +42,14 @@ describe("loading a shader", () => {
     expect(locate("binary", text, position)).toEqual({ file: "float.wgsl", line: inSnippet });
   });
 
+  test("puts another snippet in the place of one, and what it enables at the front", () => {
+    const [tree, lanes] = [loadShader("softmax"), loadShader("softmax", {}, { workgroup_reduce: "subgroup_reduce" })];
+    expect([tree.includes("workgroupBarrier"), lanes.includes("workgroupBarrier")]).toEqual([true, false]);
+    expect([tree.startsWith("enable"), lanes.startsWith("enable subgroups; ")]).toEqual([false, true]);
+    const line = lanes.split("\n").findIndex((text) => text.startsWith("fn workgroupMax")) + 1;
+    expect(locate("softmax", lanes, line).file).toBe("subgroup_reduce.wgsl");
+  });
+
   test("reads buffers and parameters from the text", () => {
     const { buffers, params } = reflectShader(loadShader("unary"));
     expect(buffers.get("x")).toEqual({ binding: 1, access: "read" });
@@ -70,5 +79,23 @@ describe("launching", () => {
     const declared = { shader: "unary", entry: "neg", buffers: ["x", "y"], params: ["size"] } as const;
     await expect(run(declared, { TILE: 4 })).rejects.toThrow("unary.wgsl declares no constant TILE");
     await expect(run({ ...declared, shader: "absent" })).rejects.toThrow(/absent\.wgsl/);
+  });
+
+  test("makes no new bind group for tensors of another size in the same buffers", async () => {
+    await scopeAsync(async () => {
+      const created = vi.spyOn(gpu().device, "createBindGroup");
+      const step = async (size: number): Promise<void> => {
+        const x = tensor(Array.from({ length: size }, (_, i) => i));
+        const [y, z] = [scope(() => neg(exp(x))), scope(() => neg(x))]; // frees one between
+        expect((await read(z))[size - 1]).toBe(1 - size);
+        expect((await read(y)).length).toBe(size);
+      };
+      await scopeAsync(() => step(100));
+      expect(created).toHaveBeenCalled();
+      created.mockClear();
+      for (const size of [100, 101, 112]) await scopeAsync(() => step(size));
+      expect(created).not.toHaveBeenCalled();
+      created.mockRestore();
+    });
   });
 });
