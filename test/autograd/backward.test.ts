@@ -9,7 +9,7 @@ import { tokenIds } from "../../src/tensor/embedding.ts";
 import { memoryStats, resetPeak, scope, scopeAsync } from "../../src/tensor/memory.ts";
 import { observeDispatches } from "../../src/tensor/recorder.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
-import { dispose, emptyNeighbours, keep, readAll, tensor } from "../../src/tensor/tensor.ts";
+import { dispose, emptyNeighbours, keep, readAll, tensor, type Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
 import { toGpu } from "../support/gpu.ts";
 import { expectClose, random } from "../support/gradcheck.ts";
@@ -268,6 +268,18 @@ describe("places set aside for gradients", () => {
     expect(variables.every(({ grad }) => grad === null)).toBe(true);
     return results;
   }
+
+  test.each([false, true])("an embedding adds to what lies there, and to nothing at first; in a place: %s", async (inPlace) => {
+    await scopeAsync(async () => {
+      const [value, place] = emptyNeighbours([[4, 2], [4, 2]]) as [Tensor, Tensor];
+      [value, place].forEach((x) => el.fillInto(x, 9));
+      const table = parameter(value);
+      if (inPlace) table.gradPlace = place;
+      for (let part = 0; part < 2; part++) backward(ops.sum(ops.embedding(table, tokenIds([1, 3, 1]))));
+      expect(await gradients(table)).toEqual([[0, 0, 4, 4, 0, 0, 2, 2]]);
+      zeroGrad([table]);
+    });
+  });
 
   test.each([false, true])("take the sums of two backward passes, checkpointed: %s", async (checkpointed) => {
     await scopeAsync(async () => {
