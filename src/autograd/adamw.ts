@@ -54,7 +54,7 @@ export interface AdamW {
   exportState: () => Promise<SavedParameterState[]>;
   /** Restores what `exportState` gave: training goes on bit for bit. @throws ShapeError when it does not fit. */
   importState: (saved: readonly SavedParameterState[]) => void;
-  /** Frees the moments. */
+  /** Frees the moments, and the gradients that lie in places of this optimiser. */
   dispose: () => void;
 }
 
@@ -63,9 +63,11 @@ export function adamw(parameters: readonly Variable[], options: AdamWOptions = {
   const { beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0.01, maximize = false, maxGradNorm } = options;
   const firstMoments = zerosFor(parameters);
   const secondMoments = zerosFor(parameters);
-  const gradients = zerosFor(parameters);
-  const state: ParameterState[] = parameters.map((parameter, i) => {
-    parameter.gradPlace = gradients[i]!;
+  // A place is never exchanged, since a gradient may lie there: those of another optimiser serve this one too.
+  const placed = parameters.filter(({ gradPlace }) => !gradPlace);
+  const places = zerosFor(placed);
+  placed.forEach((parameter, i) => (parameter.gradPlace = places[i]!));
+  const state: ParameterState[] = parameters.map((_, i) => {
     return { firstMoment: firstMoments[i]!, secondMoment: secondMoments[i]!, step: 0 };
   });
   const partialSums = parameters.reduce((count, { value }) => count + kernels.partialCount(value), 0);
@@ -129,11 +131,11 @@ export function adamw(parameters: readonly Variable[], options: AdamWOptions = {
     exportState,
     importState,
     dispose: () => {
-      parameters.forEach((parameter, i) => {
-        if (parameter.grad === gradients[i]) parameter.grad = null;
+      placed.forEach((parameter, i) => {
+        if (parameter.grad === places[i]) parameter.grad = null;
         parameter.gradPlace = null;
       });
-      disposeAll([...firstMoments, ...secondMoments, ...gradients, partials, gradNorm, gradScale]);
+      disposeAll([...firstMoments, ...secondMoments, ...places, partials, gradNorm, gradScale]);
     },
   };
 }

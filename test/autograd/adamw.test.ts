@@ -1,9 +1,12 @@
 /** AdamW against the float64 reference over many steps, and what it must do with bad, missing and large gradients. */
 import { expect, test } from "vitest";
-import { adamw, type AdamWOptions } from "../../src/autograd/adamw.ts";
+import { adamw, type AdamW, type AdamWOptions } from "../../src/autograd/adamw.ts";
+import { backward, zeroGrad } from "../../src/autograd/backward.ts";
+import * as ops from "../../src/autograd/ops.ts";
 import { linearSchedule } from "../../src/autograd/schedule.ts";
 import { parameter, type Variable } from "../../src/autograd/variable.ts";
-import { memoryStats } from "../../src/tensor/memory.ts";
+import { fillInto } from "../../src/tensor/elementwise.ts";
+import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
 import { observeDispatches } from "../../src/tensor/recorder.ts";
 import { dispose, disposeAll as disposeTensors, emptyNeighbours, keep, read, write } from "../../src/tensor/tensor.ts";
 import { toGpu } from "../support/gpu.ts";
@@ -222,5 +225,32 @@ test("neighbours are updated by one launch, to the same bits as each alone; one 
   }
   disposeTensors(neighbours.map(({ value }) => value));
   disposeAll(apart);
+  expect(memoryStats().liveBuffers).toBe(before);
+});
+
+test.each(["first", "second"])("two optimisers share the places of gradients; the %s is disposed of before the other", async (sooner) => {
+  const before = memoryStats().liveBuffers;
+  const parameters = emptyNeighbours([[3], [65]]).map((value) => parameter(keep(value)));
+  await scopeAsync(async () => {
+    const train = (optimizer: AdamW): void => {
+      backward(parameters.map((own) => ops.sum(own)).reduce((sum, part) => ops.add(sum, part)));
+      optimizer.step(0.5);
+    };
+    const first = adamw(parameters, { weightDecay: 0 });
+    for (const { value } of parameters) fillInto(value, 2);
+    train(first); // leaves gradients in their places
+    const second = adamw(parameters, { weightDecay: 0 });
+    zeroGrad(parameters);
+    train(second);
+    const [gone, left] = sooner === "first" ? [first, second] : [second, first];
+    gone.dispose();
+    zeroGrad(parameters);
+    train(left);
+    // Each step takes 0.5 away: all gradients are 1.
+    for (const { value } of parameters) for (const x of await read(value)) expect(x).toBeCloseTo(0.5, 5);
+    zeroGrad(parameters);
+    left.dispose();
+  });
+  disposeTensors(parameters.map(({ value }) => value));
   expect(memoryStats().liveBuffers).toBe(before);
 });
