@@ -23,7 +23,7 @@ export interface Tensor {
   readonly storage: Storage;
   readonly shape: Shape;
   readonly dtype: DType;
-  /** Where a view made by `rowRange` begins in the storage; absent where the tensor is all of it. */
+  /** Where a view (`rowRange`) or one of several neighbours begins; absent where the tensor is all of its storage. */
   readonly byteOffset?: number;
 }
 
