@@ -7,7 +7,7 @@
 
 struct Params { count: u32, rounds: u32, factor: f32, summand: f32 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> results: array<f32>;
 @group(0) @binding(2) var<storage, read> source: array<f32>;
 @group(0) @binding(3) var<storage, read_write> destination: array<f32>;

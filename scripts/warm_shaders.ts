@@ -18,8 +18,9 @@ import { openGpu } from "../src/tensor/device.ts";
 
 /**
  * Tokens of a completion, from sentences down to bare digits: products of other numbers of rows take other kernels.
+ * Most of the work is a first gradient step, which one part does while the other draws rollouts; the rest is shared.
  */
-const COMPLETION_LENGTHS = [12, 10, 8, 6, 5, 4, 3, 2, 1];
+const COMPLETION_LENGTHS = { rollouts: [8, 6, 5, 4], gradients: [12, 10, 3, 2, 1] };
 
 async function main(): Promise<void> {
   const program = command("warm_shaders", "Compiles the shaders of the reference experiment.").argument("<part>");
@@ -37,10 +38,9 @@ async function main(): Promise<void> {
     const { maxRolloutTokens: maxNewTokens, temperature, seed, rolloutCount } = config;
     const endIds = chat.tokenizer.eosIds;
     await sampleCompletions(chat.model, [promptIds], rolloutCount, { maxNewTokens, temperature, seed, endIds });
-    return;
   }
   const optimizer = adamw([...chat.model.parameters.values()], { maximize: true });
-  for (const length of COMPLETION_LENGTHS) {
+  for (const length of COMPLETION_LENGTHS[part]) {
     const completions = Array.from({ length: config.groupSize }, (_, row): Experience => ({
       prompt: prompt!, promptIds,
       completionIds: Array.from({ length }, (__, t) => 10 * row + t), // different ones: they share no prefix

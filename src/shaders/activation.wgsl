@@ -13,7 +13,7 @@
 
 struct Params { vectors: u32 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read> gate: array<vec4f>;
 @group(0) @binding(2) var<storage, read> up: array<vec4f>;

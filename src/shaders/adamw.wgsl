@@ -29,7 +29,7 @@ struct Params {
   eps: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> grad: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(1) var<storage, read> allPartials: array<f32>;

@@ -17,7 +17,7 @@ struct Params {
   c0: u32, c1: u32, c2: u32, c3: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
 @group(0) @binding(3) var<storage, read> condition: array<u32>;

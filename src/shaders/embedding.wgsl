@@ -26,7 +26,7 @@ struct Params {
   adds: u32,        // backward: whether to add to what dTable holds
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<u32>; // float32 bits, or bf16
 @group(0) @binding(2) var<storage, read> ids: array<u32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;

@@ -17,7 +17,7 @@ struct Params {
   sourceCapacity: u32,  // the same for the source of copyPrefix
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> starts: array<u32>;     // [B] position of each row's first new token
 @group(0) @binding(1) var<storage, read> sourceRow: array<u32>;  // [B] which row of the source to copy
 @group(0) @binding(1) var<storage, read> moves: array<vec2u>;    // [B] rows: from, to

@@ -33,7 +33,7 @@ struct Params {
   tilesPerGroup: u32,  // tiles side by side that a workgroup of matmul_subgroup.wgsl computes
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 
 // Bits of `addends`. Without its bit, what is bound as bias or residual is not read.
 const ADD_C: u32 = 1u;

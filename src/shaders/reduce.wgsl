@@ -13,7 +13,7 @@
 // adds: to what y holds, for the gradients that several operations share.
 struct Params { size: u32, n: u32, inner: u32, chunk: u32, chunks: u32, scale: f32, adds: u32 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

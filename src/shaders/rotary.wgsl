@@ -11,7 +11,7 @@
 
 struct Params { tokens: u32, heads: u32, half: u32, lanes: u32, maxPositions: u32, direction: f32 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> cosines: array<f32>;
 @group(0) @binding(3) var<storage, read> sines: array<f32>;

@@ -33,7 +33,7 @@ struct Params {
   topP: f32,          // 1 keeps all
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;          // [rows, vocab]
 @group(0) @binding(2) var<storage, read> streams: array<u32>;         // [rows, 2] prompt stream, sample number
 @group(0) @binding(3) var<storage, read> endIdList: array<u32>;

@@ -9,7 +9,7 @@
 
 struct Params { rows: u32, cols: u32 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> savedY: array<f32>; // the forward result, as backward reads it

@@ -24,7 +24,7 @@ struct Params {
   hasEntropy: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> targets: array<u32>;
 @group(0) @binding(3) var<storage, read_write> logProbs: array<f32>;

@@ -8,7 +8,7 @@
 import { loadShader, locate, reflectShader, type ShaderInterface } from "../shaders/load.ts";
 import { GpuError, awaitCheck, gpu, reportFailure } from "./device.ts";
 import { beforeTrim } from "./memory.ts";
-import { PARAM_BYTES, record, uniformBuffer } from "./recorder.ts";
+import { PARAM_BYTES, paramsLayout, record } from "./recorder.ts";
 import { ShapeError, show, type Shape } from "./shape.ts";
 import { byteLength, type Tensor } from "./tensor.ts";
 
@@ -163,19 +163,15 @@ function createPipeline(kernel: Kernel<string, string>, label: string, constants
     const type = access === "read" ? "read-only-storage" : "storage";
     return { binding, visibility: GPUShaderStage.COMPUTE, buffer: { type } };
   });
-  if (kernel.params.length > 0) {
-    entries.push({
-      binding: 0,
-      visibility: GPUShaderStage.COMPUTE,
-      buffer: { type: "uniform", hasDynamicOffset: true },
-    });
-  }
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ label, code });
   const layout = device.createBindGroupLayout({ label, entries });
   const pipeline = device.createComputePipeline({
     label,
-    layout: device.createPipelineLayout({ label, bindGroupLayouts: [layout] }),
+    layout: device.createPipelineLayout({
+      label,
+      bindGroupLayouts: kernel.params.length > 0 ? [layout, paramsLayout()] : [layout],
+    }),
     compute: { module, entryPoint: kernel.entry },
   });
   awaitCheck(
@@ -216,7 +212,6 @@ function createBindGroup<Buffers extends string>(
     binding: shape.buffers.get(name)!.binding,
     resource: { buffer: buffers[name].storage.pooled.buffer, ...boundPart(buffers[name]) },
   }));
-  if (kernel.params.length > 0) entries.push({ binding: 0, resource: { buffer: uniformBuffer(), size: PARAM_BYTES } });
   return device.createBindGroup({ layout, entries });
 }
 

@@ -2,8 +2,9 @@
  * Records dispatches into one open compute pass and submits them in batches.
  *
  * A submission holds at most `SLOTS` dispatches. Their parameters share one uniform buffer, a slot each, written by a
- * single upload just before the submit; a dispatch finds its slot through a dynamic offset. The same buffer serves
- * every submission, because the queue runs upload and submit in order.
+ * single upload just before the submit. The same buffer serves every submission, because the queue runs upload and
+ * submit in order. Each slot has a bind group of its own, which serves all kernels; a dynamic offset would need only
+ * one, but the software driver then allocates and maps a descriptor set for every dispatch.
  */
 import { checkHealth, gpu, settleChecks } from "./device.ts";
 import { beforeTrim, type PooledBuffer, type Storage } from "./memory.ts";
@@ -12,7 +13,14 @@ import { waitForGpu } from "./wait.ts";
 const SLOTS = 256;
 const SLOT_BYTES = 256;
 
-let uniforms: GPUBuffer | null = null;
+/** The uniform buffer, and the bind groups of the slots used so far. */
+interface Slots {
+  readonly buffer: GPUBuffer;
+  readonly layout: GPUBindGroupLayout;
+  readonly bindGroups: GPUBindGroup[];
+}
+
+let slots: Slots | null = null;
 const staged = new DataView(new ArrayBuffer(SLOTS * SLOT_BYTES));
 let encoder: GPUCommandEncoder | null = null;
 let pass: GPUComputePassEncoder | null = null;
@@ -37,14 +45,32 @@ export function observeDispatches(next: ((dispatch: Dispatch) => void) | null): 
   observer = next;
 }
 
-/** The buffer that holds the parameters of all dispatches of a submission. */
-export function uniformBuffer(): GPUBuffer {
-  uniforms ??= gpu().device.createBuffer({
-    label: "uniforms",
-    size: SLOTS * SLOT_BYTES,
-    usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
-  });
-  return uniforms;
+function openSlots(): Slots {
+  if (slots) return slots;
+  const { device } = gpu();
+  const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+  slots = {
+    buffer: device.createBuffer({ label: "params", size: SLOTS * SLOT_BYTES, usage }),
+    layout: device.createBindGroupLayout({
+      label: "params",
+      entries: [{ binding: 0, visibility: GPUShaderStage.COMPUTE, buffer: { type: "uniform" } }],
+    }),
+    bindGroups: [],
+  };
+  return slots;
+}
+
+/** The layout of bind group 1, a dispatch's parameters, in every pipeline that has any. */
+export function paramsLayout(): GPUBindGroupLayout {
+  return openSlots().layout;
+}
+
+function slotBindGroup(slot: number): GPUBindGroup {
+  const { buffer, layout, bindGroups } = openSlots();
+  return (bindGroups[slot] ??= gpu().device.createBindGroup({
+    layout,
+    entries: [{ binding: 0, resource: { buffer, offset: slot * SLOT_BYTES, size: SLOT_BYTES } }],
+  }));
 }
 
 /** Bytes one dispatch's parameters may take. */
@@ -65,11 +91,13 @@ export function record(
   if (recorded === SLOTS) submit();
   encoder ??= gpu().device.createCommandEncoder();
   pass ??= encoder.beginComputePass();
-  const offset = recorded * SLOT_BYTES;
-  writeParams?.(staged, offset);
   if (pipeline !== current) pass.setPipeline(pipeline);
   current = pipeline;
-  pass.setBindGroup(0, bindGroup, writeParams ? [offset] : []);
+  pass.setBindGroup(0, bindGroup);
+  if (writeParams) {
+    writeParams(staged, recorded * SLOT_BYTES);
+    pass.setBindGroup(1, slotBindGroup(recorded));
+  }
   pass.dispatchWorkgroups(grid[0], grid[1]);
   for (const pooled of used) pooled.lastUse = serial;
   recorded += 1;
@@ -88,7 +116,7 @@ export function submit(): void {
   if (!encoder) return;
   endPass();
   const { queue } = gpu().device;
-  if (recorded > 0) queue.writeBuffer(uniformBuffer(), 0, staged.buffer, 0, recorded * SLOT_BYTES);
+  if (recorded > 0) queue.writeBuffer(openSlots().buffer, 0, staged.buffer, 0, recorded * SLOT_BYTES);
   queue.submit([encoder.finish()]);
   encoder = null;
   recorded = 0;
