@@ -4,7 +4,7 @@
  * caches are warmer than within the call, and every number is the best of several runs, so that the parts need not sum
  * to the whole. What is missing is the host's work and the readback.
  */
-import { observeDispatches, record, type Dispatch } from "../src/tensor/recorder.ts";
+import { observe, record, type Dispatch } from "../src/tensor/recorder.ts";
 import { disposeGpt } from "../src/model/gpt.ts";
 import { BATCH, decode, DECODE, TIME, trainingStep } from "./model.ts";
 import { BENCH_MODEL, randomGpt } from "./model_config.ts";
@@ -26,9 +26,9 @@ export async function benchProfile(bench: Bench): Promise<Row[]> {
 async function profile(bench: Bench, workload: string, body: () => Promise<unknown>): Promise<Row[]> {
   const whole = await callTimer(body);
   const dispatches: Dispatch[] = [];
-  observeDispatches((dispatch) => dispatches.push(dispatch));
+  const stop = observe({ dispatch: (dispatch) => dispatches.push(dispatch) });
   await body();
-  observeDispatches(null);
+  stop();
 
   const groups = new Map<string, Dispatch[]>();
   for (const dispatch of dispatches) groups.set(nameOf(dispatch), [...(groups.get(nameOf(dispatch)) ?? []), dispatch]);

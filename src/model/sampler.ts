@@ -3,10 +3,12 @@
  *
  * Each distinct prompt is run once (prefill); its keys and values are copied to all of its samples. Then one forward
  * pass per token serves every row. Sampling, end-of-text and positions live on the GPU, so the host reads back only
- * every few tokens. In between, rows that have ended go on computing, unrecorded; after a readback they are dropped, as
- * soon as that halves the batch. What is drawn does not depend on either.
+ * every few tokens, and a step is put together once and repeated for the tokens that follow (`capture`). In between,
+ * rows that have ended go on computing, unrecorded; after a readback they are dropped, as soon as that halves the
+ * batch. What is drawn does not depend on any of it.
  */
 import { constant } from "../autograd/variable.ts";
+import { capture, disposeCapture, replay, type Capture } from "../tensor/capture.ts";
 import { gpu } from "../tensor/device.ts";
 import { embedding, tokenIds, type TokenIds } from "../tensor/embedding.ts";
 import {
@@ -127,17 +129,26 @@ export async function drawTokens(
   return scopeAsync(async () => {
     let result: Completion[] = rows.map(() => ({ tokens: [], logProbs: [], ended: false }));
     let batch: Batch = { kv: cache, rows: rows.map((_, row) => row), state: samplerState(rows, result, options) };
+    let decoding: Capture | null = null; // of the batch as it is
     for (let step = 0; step < maxNewTokens && !signal?.aborted; step++) {
-      scope(() => {
-        const next = step === 0 ? firstLogits() : decodeStep(policy, batch.kv, batch.state);
-        sample(next, batch.state, step, temperature, seed, options);
-      });
+      const { kv, state } = batch;
+      if (step === 0) {
+        scope(() => sample(firstLogits(), state, step, temperature, seed, options));
+      } else {
+        if (decoding) replay(decoding);
+        else decoding = capture(() => decodeStep(policy, kv, state));
+        sample(decoding.result, state, step, temperature, seed, options);
+      }
       if ((step + 1) % tokensPerReadback !== 0 && step < maxNewTokens - 1) continue;
-      const drawn = await readState(batch.state);
+      const drawn = await readState(state);
       result = result.map((completion, row) => drawn[batch.rows.indexOf(row)] ?? completion);
       options.onTokens?.(result.map(({ tokens }) => tokens));
       if (result.every(({ ended }) => ended)) break;
-      batch = withoutEnded(batch, rows, result, options);
+      const remaining = withoutEnded(batch, rows, result, options);
+      if (remaining === batch) continue;
+      batch = remaining;
+      if (decoding) disposeCapture(decoding);
+      decoding = null;
     }
     return result;
   });

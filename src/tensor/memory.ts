@@ -82,7 +82,12 @@ export function allocate(bytes: number): Storage {
     throw new GpuError(`a tensor of ${mib(bytes)} exceeds ${mib(MAX_BYTES)}, the most that one tensor may hold`);
   }
   const capacity = Math.max(256, sizeClass(bytes));
-  const pooled = freeBuffers.get(capacity)?.pop() ?? createBuffer(capacity);
+  return own(freeBuffers.get(capacity)?.pop() ?? createBuffer(capacity), bytes);
+}
+
+/** Makes a buffer that is not in the pool any more an allocation of the innermost scope. */
+function own(pooled: PooledBuffer, bytes: number): Storage {
+  const { capacity } = pooled;
   const owner = scopes.at(-1) ?? null;
   const storage: Storage = { pooled, bytes, owner, released: false };
   owner?.add(storage);
@@ -90,6 +95,22 @@ export function allocate(bytes: number): Storage {
   stats.liveBuffers += 1;
   stats.peakBytes = Math.max(stats.peakBytes, stats.liveBytes);
   return storage;
+}
+
+/**
+ * Takes those of the given buffers out of the pool that lie free in it: nobody else gets them until the returned
+ * allocations are released, with the innermost scope at the latest.
+ */
+export function reserve(buffers: Iterable<PooledBuffer>): Storage[] {
+  const reserved: Storage[] = [];
+  for (const pooled of buffers) {
+    const free = freeBuffers.get(pooled.capacity);
+    const at = free?.indexOf(pooled) ?? -1;
+    if (at < 0) continue;
+    free!.splice(at, 1);
+    reserved.push(own(pooled, pooled.capacity));
+  }
+  return reserved;
 }
 
 /** Returns an allocation to the pool. Releasing twice is an error: someone else may own the buffer by then. */

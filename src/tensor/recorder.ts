@@ -35,14 +35,21 @@ export function recorderStats(): { dispatches: number; submits: number } {
   return { dispatches, submits: serial };
 }
 
-/** What `record` was called with: a profiler records it again. */
+/** What `record` was called with; recorded again, it is repeated. */
 export type Dispatch = Parameters<typeof record>;
 
-let observer: ((dispatch: Dispatch) => void) | null = null;
+/** Whoever wants to know what is recorded: a profiler, a capture. */
+export interface Observer {
+  readonly dispatch?: (dispatch: Dispatch) => void;
+  readonly upload?: () => void;
+}
 
-/** Shows every dispatch to a profiler as it is recorded, until this is called with null. */
-export function observeDispatches(next: ((dispatch: Dispatch) => void) | null): void {
-  observer = next;
+const observers = new Set<Observer>();
+
+/** Tells `observer` of everything that is recorded until the returned function is called. */
+export function observe(observer: Observer): () => void {
+  observers.add(observer);
+  return () => void observers.delete(observer);
 }
 
 function openSlots(): Slots {
@@ -87,7 +94,7 @@ export function record(
   grid: readonly [number, number],
   used: readonly PooledBuffer[],
 ): void {
-  observer?.([pipeline, bindGroup, writeParams, grid, used]);
+  for (const { dispatch } of observers) dispatch?.([pipeline, bindGroup, writeParams, grid, used]);
   if (recorded === SLOTS) submit();
   encoder ??= gpu().device.createCommandEncoder();
   pass ??= encoder.beginComputePass();
@@ -125,6 +132,7 @@ export function submit(): void {
 
 /** Copies host data into an allocation from a byte offset on, in order with the recorded commands. */
 export function upload({ pooled }: Storage, byteOffset: number, data: Float32Array | Uint32Array | Uint16Array): void {
+  for (const observer of observers) observer.upload?.();
   // queue.writeBuffer runs before commands not yet submitted: if one of those uses this buffer, submit it first.
   if (pooled.lastUse === serial) submit();
   gpu().device.queue.writeBuffer(pooled.buffer, byteOffset, data.buffer, data.byteOffset, data.byteLength);

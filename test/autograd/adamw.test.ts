@@ -7,7 +7,7 @@ import { linearSchedule } from "../../src/autograd/schedule.ts";
 import { parameter, type Variable } from "../../src/autograd/variable.ts";
 import { fillInto } from "../../src/tensor/elementwise.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
-import { observeDispatches } from "../../src/tensor/recorder.ts";
+import { observe } from "../../src/tensor/recorder.ts";
 import { dispose, disposeAll as disposeTensors, emptyNeighbours, keep, read, write } from "../../src/tensor/tensor.ts";
 import { toGpu } from "../support/gpu.ts";
 import { expectClose, random } from "../support/gradcheck.ts";
@@ -205,9 +205,9 @@ test("neighbours are updated by one launch, to the same bits as each alone; one 
         if (own.grad) write(own.grad, Float32Array.from(gradients[i]!.data));
       });
       launches = 0;
-      observeDispatches(() => launches++);
+      const stop = observe({ dispatch: () => launches++ });
       optimizer.step(0.01);
-      observeDispatches(null);
+      stop();
     }
     const bits = [...(await optimizer.exportState())];
     const after = await Promise.all(values.map(({ value }) => read(value)));

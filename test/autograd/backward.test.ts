@@ -7,7 +7,7 @@ import { constant, detach, parameter, type Variable } from "../../src/autograd/v
 import * as el from "../../src/tensor/elementwise.ts";
 import { tokenIds } from "../../src/tensor/embedding.ts";
 import { memoryStats, resetPeak, scope, scopeAsync } from "../../src/tensor/memory.ts";
-import { observeDispatches } from "../../src/tensor/recorder.ts";
+import { observe } from "../../src/tensor/recorder.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
 import { dispose, emptyNeighbours, keep, readAll, tensor, type Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
@@ -224,9 +224,9 @@ describe("products and norms add to a gradient that others have begun", () => {
       const parameters = inputs.map((input) => parameter(keep(toGpu(input))));
       const y = gpu(...(parameters as [Variable, Variable, Variable, Variable, Variable, Variable]));
       const kernels: string[] = [];
-      observeDispatches(([pipeline]) => kernels.push(pipeline.label.split(" ")[0]!));
+      const stop = observe({ dispatch: ([pipeline]) => kernels.push(pipeline.label.split(" ")[0]!) });
       backward(ops.sum(y));
-      observeDispatches(null);
+      stop();
       await gradients(...parameters);
       expect(kernels).toContain("rms_norm.rmsNormBackward");
       expect(kernels.filter((name) => /\.add(Into)?$/.test(name))).toEqual([]);

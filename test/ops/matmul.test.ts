@@ -11,7 +11,7 @@ import type { Addends, MatmulOptions, RowRange } from "../../src/tensor/matmul.t
 import {
   chooseSlices, chooseTilesPerGroup, chooseVariant, runnableVariants, type MatmulVariant,
 } from "../../src/tensor/matmul_variants.ts";
-import { observeDispatches } from "../../src/tensor/recorder.ts";
+import { observe } from "../../src/tensor/recorder.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
 import { dispose, empty, emptyNeighbours, keep, read, tensor, write } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
@@ -317,9 +317,9 @@ describe("matmul", () => {
         const a = parameter(toGpu(x));
         const matrices = places.map(parameter);
         let count = 0;
-        observeDispatches(() => count++);
+        const stop = observe({ dispatch: () => count++ });
         const products = ops.matmulEach(a, matrices, { transposeB: true });
-        observeDispatches(null);
+        stop();
         expect(count).toBe(launches);
         const single = weights.map((weight) => nn.matmul(x, weight, { transposeB: true }));
         for (const [i, { value }] of products.entries()) {

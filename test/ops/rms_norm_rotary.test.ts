@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import * as ops from "../../src/autograd/ops.ts";
 import { scope, scopeAsync } from "../../src/tensor/memory.ts";
-import { observeDispatches } from "../../src/tensor/recorder.ts";
+import { observe } from "../../src/tensor/recorder.ts";
 import { rmsNormRotary } from "../../src/tensor/rms_norm_rotary.ts";
 import { rotaryTables, type RotaryTables } from "../../src/tensor/rotary.ts";
 import { disposeAll, read } from "../../src/tensor/tensor.ts";
@@ -48,9 +48,9 @@ test("one launch, and more tokens than one grid dimension holds", async () => {
     let launches = 0;
     const y = await scopeAsync(() => {
       const operands = [toGpu(x), toGpu(weight), EPS, tables, idsToGpu(positions)] as const;
-      observeDispatches(() => launches++);
+      const stop = observe({ dispatch: () => launches++ });
       const result = rmsNormRotary(...operands).y;
-      observeDispatches(null);
+      stop();
       return read(result);
     });
     expect(launches).toBe(1);
