@@ -47,9 +47,12 @@ export async function takeTurns(timers: readonly Timer[], runs: number): Promise
   return all.map((times) => ({ median: median(times), best: Math.min(...times) }));
 }
 
+/** What a run of short kernels takes at least, so that submitting and waiting hardly count. */
+const KERNEL_RUN_MS = 20;
+
 /**
- * Times what the GPU does for the operations that `body` records, compiled by the time this returns. Each run repeats
- * them for about 10 ms, so that submitting and waiting hardly count.
+ * Times what the GPU does for the operations that `body` records, compiled by the time this returns, and the host's
+ * work to record them. Each run repeats them for about 20 ms.
  */
 export async function kernelTimer(body: () => void): Promise<Timer> {
   const run = async (repeats: number): Promise<number> => {
@@ -60,7 +63,11 @@ export async function kernelTimer(body: () => void): Promise<Timer> {
     return (performance.now() - start) / repeats;
   };
   await run(1); // compiles
-  const repeats = Math.ceil(10 / (await run(1)));
+  let repeats = 1;
+  // A short run is mostly waiting, and would ask for too few repeats.
+  for (let ms = await run(1); repeats * ms < KERNEL_RUN_MS; ms = await run(repeats)) {
+    repeats = Math.ceil(Math.min(KERNEL_RUN_MS / ms, 8 * repeats));
+  }
   return () => run(repeats);
 }
 
