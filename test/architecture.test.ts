@@ -104,3 +104,10 @@ describe("every source file", () => {
     expect(sources.filter(({ text }) => /^export default/m.test(text)).map(({ path }) => path)).toEqual([]);
   });
 });
+
+test("no shader declares a variable in a block without a value", () => {
+  // WGSL would make it zero; Dawn's compiler for Vulkan leaves in it what the last round of a loop did.
+  const declared = shaders.flatMap(({ path, text }) =>
+    [...text.matchAll(/^ {4,}var \w+\s*:[^=]*;/gm)].map(([line]) => `${path}: ${line.trim()}`));
+  expect(declared).toEqual([]);
+});

@@ -38,7 +38,7 @@ fn storeOwn(x: ptr<storage, array<vec4f>, read_write>, offset: u32, own: Row, bl
   for (var n = block.first; n < block.end; n++) {
     let owner = n - block.first;
     let start = subgroupShuffle(offset, owner);
-    var mine: vec4f;
+    var mine = vec4f();
     for (var c = 0u; c < QUADS; c++) {
       mine = select(mine, subgroupShuffle(row[c], owner), lane == c % WORKGROUP);
       let last = c % WORKGROUP; // of the lanes that have their vec4f now
@@ -126,7 +126,7 @@ fn forwardOneQuery(
   }
   for (var first = 0u; first < count; first += WORKGROUP) {
     let end = min(first + WORKGROUP, count);
-    var scores: array<f32, GROUP_HEADS>;
+    var scores = array<f32, GROUP_HEADS>();
     for (var n = first; n < end; n++) {
       let key = loadQuads(&k, base + n * stride, lane);
       for (var g = 0u; g < GROUP_HEADS; g++) {

@@ -76,7 +76,7 @@ fn loadRows(tile: Tile, first: u32, k: u32) -> Rows {
   var rows: Rows;
   if (A_ALONG == ALONG_OUTER) {
     let at = tile.aStart + min(first, params.rows - ROWS_PER_LANE);
-    var steps: mat4x4f;
+    var steps = mat4x4f();
     for (var step = 0u; step < STEPS; step++) {
       let inside = k + step < params.inner;
       steps[step] = select(vec4f(), a[(at + min(k + step, params.inner - 1u) * params.aInner) / 4u], inside);
@@ -102,7 +102,7 @@ fn loadRows(tile: Tile, first: u32, k: u32) -> Rows {
 // This lane's columns of b, from `first` on, at steps k .. k + 3: a vector of the 4 columns for each step.
 fn loadColumns(tile: Tile, first: u32, k: u32) -> mat4x4f {
   if (B_ALONG == ALONG_INNER) {
-    var columns: mat4x4f;
+    var columns = mat4x4f();
     for (var j = 0u; j < COLS_PER_LANE; j++) {
       columns[j] = vectorB(tile.bStart + min(first + j, params.cols - 1u) * params.bCol + k);
     }
@@ -171,7 +171,7 @@ fn matmul(
       let firstCol = col + lane * COLS_PER_LANE;
       var sums = Sums();
       for (var k = start; k < end; k += STEPS) {
-        var rows: Rows;
+        var rows = Rows();
         if (STAGED_STEPS > 0u) { rows = stagedRows(k - start, lane); } else { rows = loadRows(tile, firstRow, k); }
         let columns = loadColumns(tile, firstCol, k);
         addRows(&sums, 0u, rows, columns);

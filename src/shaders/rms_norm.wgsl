@@ -8,23 +8,47 @@
 // x, y, dy, dx: [rows, cols]. weight: [cols]. rstd: [rows]. dWeightTiles: [ceil(rows / 4), cols], the sum over the four
 // rows of each workgroup; the launcher adds the tiles up (no atomics: the order of additions is fixed).
 //
-// One workgroup holds four rows, as the components of a vec4, and a thread takes every WORKGROUP-th column. Four rows
-// share each load of weight, each tree reduction and, in backward, one sum for dWeight, which then costs no pass of its
-// own over x and dy. Rows past the end repeat the last row: they compute and store its values once more.
+// One workgroup holds four rows, and a thread takes every WORKGROUP-th vec4f of each. Four rows share each load of
+// weight, each tree reduction and, in backward, one sum for dWeight, which then costs no pass of its own over x and dy.
+// Rows past the end repeat the last row, but are not stored. Where cols is no multiple of 4 the vectors are put together
+// element by element.
 
 struct Params { rows: u32, cols: u32, eps: f32, addToDx: u32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> weight: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> rstd: array<f32>;
 @group(0) @binding(3) var<storage, read> savedRstd: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dWeightTiles: array<f32>;
+@group(0) @binding(4) var<storage, read> dy: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> dx: array<vec4f>;
+@group(0) @binding(6) var<storage, read_write> dWeightTiles: array<vec4f>;
 
 const WORKGROUP: u32 = 64u;
+const ROWS: u32 = 4u;
+const WHOLE_VECTORS: u32 = 0u; // 1: cols is a multiple of 4
+
+// Columns col .. col + 3 of the row that begins at `start`; those past its end are 0.
+fn load(tensor: ptr<storage, array<vec4f>, read>, start: u32, col: u32) -> vec4f {
+  let at = start + col;
+  if (WHOLE_VECTORS == 1u) { return (*tensor)[at / 4u]; }
+  var values = vec4f();
+  for (var i = 0u; i < min(4u, params.cols - col); i++) { values[i] = (*tensor)[(at + i) / 4u][(at + i) % 4u]; }
+  return values;
+}
+
+fn store(tensor: ptr<storage, array<vec4f>, read_write>, start: u32, col: u32, values: vec4f, adds: u32) {
+  let at = start + col;
+  if (WHOLE_VECTORS == 1u) {
+    if (adds == 1u) { (*tensor)[at / 4u] += values; } else { (*tensor)[at / 4u] = values; }
+    return;
+  }
+  for (var i = 0u; i < min(4u, params.cols - col); i++) {
+    let held = select(0.0, (*tensor)[(at + i) / 4u][(at + i) % 4u], adds == 1u);
+    (*tensor)[(at + i) / 4u][(at + i) % 4u] = held + values[i];
+  }
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn rmsNorm(
@@ -32,28 +56,27 @@ fn rmsNorm(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let tile = workgroupId.x + workgroupId.y * grid.x;
-  if (tile * 4u >= params.rows) { return; }
+  let first = (workgroupId.x + workgroupId.y * grid.x) * ROWS;
+  if (first >= params.rows) { return; }
   let cols = params.cols;
-  let row = min(tile * 4u + vec4u(0u, 1u, 2u, 3u), vec4u(params.rows - 1u));
-  let start = row * cols;
-  var squares = vec4f(0.0);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let xs = vec4f(x[at.x], x[at.y], x[at.z], x[at.w]);
-    squares += xs * xs;
+  let row = min(first + vec4u(0u, 1u, 2u, 3u), vec4u(params.rows - 1u));
+  var squares = vec4f();
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    for (var i = 0u; i < ROWS; i++) {
+      let xs = load(&x, row[i] * cols, col);
+      squares[i] += dot(xs, xs);
+    }
   }
   let scale = inverseSqrt(workgroupSum4(squares, thread) / f32(cols) + params.eps);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let ys = vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) * scale * weight[col];
-    y[at.x] = ys.x;
-    y[at.y] = ys.y;
-    y[at.z] = ys.z;
-    y[at.w] = ys.w;
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    let weights = load(&weight, 0u, col);
+    for (var i = 0u; i < ROWS; i++) {
+      let start = row[i] * cols;
+      if (first + i < params.rows) { store(&y, start, col, load(&x, start, col) * scale[i] * weights, 0u); }
+    }
   }
   if (thread == 0u) {
-    for (var i = 0u; i < 4u; i++) { rstd[row[i]] = scale[i]; }
+    for (var i = 0u; i < ROWS; i++) { rstd[row[i]] = scale[i]; }
   }
 }
 
@@ -64,32 +87,32 @@ fn rmsNormBackward(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let tile = workgroupId.x + workgroupId.y * grid.x;
-  if (tile * 4u >= params.rows) { return; }
+  let first = tile * ROWS;
+  if (first >= params.rows) { return; }
   let cols = params.cols;
-  let wanted = tile * 4u + vec4u(0u, 1u, 2u, 3u);
-  let row = min(wanted, vec4u(params.rows - 1u));
-  let inRange = select(vec4f(0.0), vec4f(1.0), wanted == row); // a repeated row must not count twice in dWeight
-  let start = row * cols;
+  let row = min(first + vec4u(0u, 1u, 2u, 3u), vec4u(params.rows - 1u));
   let scale = vec4f(savedRstd[row.x], savedRstd[row.y], savedRstd[row.z], savedRstd[row.w]);
-  var sum = vec4f(0.0);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let xs = vec4f(x[at.x], x[at.y], x[at.z], x[at.w]);
-    let dys = vec4f(dy[at.x], dy[at.y], dy[at.z], dy[at.w]);
-    sum += dys * xs * weight[col];
+  var sum = vec4f();
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    let weights = load(&weight, 0u, col);
+    for (var i = 0u; i < ROWS; i++) {
+      let start = row[i] * cols;
+      sum[i] += dot(load(&dy, start, col) * load(&x, start, col), weights);
+    }
   }
   let meanGX = workgroupSum4(sum, thread) * scale / f32(cols); // mean(g xhat)
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let xhat = vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) * scale;
-    let dys = vec4f(dy[at.x], dy[at.y], dy[at.z], dy[at.w]);
-    // What dx held is read before any row is stored: a repeated row then stores the same sum again.
-    var dxs = scale * (dys * weight[col] - xhat * meanGX);
-    if (params.addToDx == 1u) { dxs += vec4f(dx[at.x], dx[at.y], dx[at.z], dx[at.w]); }
-    dx[at.x] = dxs.x;
-    dx[at.y] = dxs.y;
-    dx[at.z] = dxs.z;
-    dx[at.w] = dxs.w;
-    dWeightTiles[tile * cols + col] = dot(dys * xhat, inRange);
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    let weights = load(&weight, 0u, col);
+    var dWeight = vec4f();
+    for (var i = 0u; i < ROWS; i++) {
+      let start = row[i] * cols;
+      let xhat = load(&x, start, col) * scale[i];
+      let dys = load(&dy, start, col);
+      if (first + i < params.rows) { // a repeated row must not count twice
+        dWeight += dys * xhat;
+        store(&dx, start, col, scale[i] * (dys * weights - xhat * meanGX[i]), params.addToDx);
+      }
+    }
+    store(&dWeightTiles, tile * cols, col, dWeight, 0u);
   }
 }

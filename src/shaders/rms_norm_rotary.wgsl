@@ -48,7 +48,7 @@ fn rmsNormRotary(
   for (var head = 0u; head < params.heads; head++) {
     let row = token * params.heads + head;
     let start = row * 2u * HALF;
-    var own: Pairs;
+    var own = Pairs();
     var squares = 0.0;
     for (var i = 0u; i < OWN; i++) {
       let pair = thread + i * WORKGROUP;
