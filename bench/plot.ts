@@ -11,7 +11,7 @@ export interface Series {
 }
 
 const SIZE = { width: 480, height: 300 };
-const MARGIN = { top: 34, right: 16, bottom: 40, left: 56 };
+const MARGIN = { top: 44, right: 26, bottom: 40, left: 56 };
 
 const STYLE = trusted(`<style>
 text { font: 12px system-ui, sans-serif; fill: #444 } .title { font-weight: 600; fill: #111 } .y { text-anchor: end }
