@@ -1,4 +1,5 @@
 // include: workgroup_reduce
+// include: row_vectors
 // Layer normalisation over the last axis (Ba et al. 2016), forward and backward.
 //
 //   mean, rstd = 1 / sqrt(variance + eps)   xhat = (x - mean) rstd       y = xhat weight + bias
@@ -9,26 +10,34 @@
 // cols], sums over the four rows of each workgroup; the launcher adds the tiles up (no atomics: the order is fixed).
 //
 // The variance is the mean of (x - mean)^2, from a second pass over x: mean(x^2) - mean^2 would cancel. One workgroup
-// holds four rows, as the components of a vec4 (see rms_norm.wgsl); a thread takes every WORKGROUP-th column. Rows past
-// the end repeat the last row: they compute and store its values once more.
+// holds four rows, and a thread takes every WORKGROUP-th vec4f of each (see rms_norm.wgsl). Rows past the end repeat the
+// last row, but are not stored.
 
 struct Params { rows: u32, cols: u32, eps: f32, addToDx: u32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> weight: array<f32>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> y: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> mean: array<f32>;
 @group(0) @binding(6) var<storage, read_write> rstd: array<f32>;
 @group(0) @binding(3) var<storage, read> savedMean: array<f32>;
 @group(0) @binding(4) var<storage, read> savedRstd: array<f32>;
-@group(0) @binding(5) var<storage, read> dy: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dWeightTiles: array<f32>;
-@group(0) @binding(8) var<storage, read_write> dBiasTiles: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<vec4f>;
+@group(0) @binding(6) var<storage, read_write> dx: array<vec4f>;
+@group(0) @binding(7) var<storage, read_write> dWeightTiles: array<vec4f>;
+@group(0) @binding(8) var<storage, read_write> dBiasTiles: array<vec4f>;
 
 const WORKGROUP: u32 = 64u;
+const ROWS: u32 = 4u;
+
+// How far columns col .. col + 3 are from the row's mean; 0 past the row's end.
+fn deviation(start: u32, col: u32, center: f32) -> vec4f {
+  let difference = load(&x, start, col) - center;
+  if (WHOLE_VECTORS == 1u) { return difference; }
+  return select(vec4f(), difference, col + vec4u(0u, 1u, 2u, 3u) < vec4u(params.cols));
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn layerNorm(
@@ -36,34 +45,34 @@ fn layerNorm(
   @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let tile = workgroupId.x + workgroupId.y * grid.x;
-  if (tile * 4u >= params.rows) { return; }
+  let first = (workgroupId.x + workgroupId.y * grid.x) * ROWS;
+  if (first >= params.rows) { return; }
   let cols = params.cols;
-  let row = min(tile * 4u + vec4u(0u, 1u, 2u, 3u), vec4u(params.rows - 1u));
-  let start = row * cols;
-  var sum = vec4f(0.0);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    sum += vec4f(x[at.x], x[at.y], x[at.z], x[at.w]);
+  let row = min(first + vec4u(0u, 1u, 2u, 3u), vec4u(params.rows - 1u));
+  var sum = vec4f();
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    for (var i = 0u; i < ROWS; i++) { sum[i] += dot(load(&x, row[i] * cols, col), vec4f(1.0)); }
   }
   let center = workgroupSum4(sum, thread) / f32(cols);
-  var squares = vec4f(0.0);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let deviation = vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center;
-    squares += deviation * deviation;
+  var squares = vec4f();
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    for (var i = 0u; i < ROWS; i++) {
+      let far = deviation(row[i] * cols, col, center[i]);
+      squares[i] += dot(far, far);
+    }
   }
   let scale = inverseSqrt(workgroupSum4(squares, thread) / f32(cols) + params.eps);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let ys = (vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center) * scale * weight[col] + bias[col];
-    y[at.x] = ys.x;
-    y[at.y] = ys.y;
-    y[at.z] = ys.z;
-    y[at.w] = ys.w;
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    let weights = load(&weight, 0u, col);
+    let biases = load(&bias, 0u, col);
+    for (var i = 0u; i < ROWS; i++) {
+      let start = row[i] * cols;
+      let ys = deviation(start, col, center[i]) * scale[i] * weights + biases;
+      if (first + i < params.rows) { store(&y, start, col, ys, 0u); }
+    }
   }
   if (thread == 0u) {
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < ROWS; i++) {
       mean[row[i]] = center[i];
       rstd[row[i]] = scale[i];
     }
@@ -77,37 +86,40 @@ fn layerNormBackward(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let tile = workgroupId.x + workgroupId.y * grid.x;
-  if (tile * 4u >= params.rows) { return; }
+  let first = tile * ROWS;
+  if (first >= params.rows) { return; }
   let cols = params.cols;
-  let wanted = tile * 4u + vec4u(0u, 1u, 2u, 3u);
-  let row = min(wanted, vec4u(params.rows - 1u));
-  let inRange = select(vec4f(0.0), vec4f(1.0), wanted == row); // a repeated row must not count twice in dWeight, dBias
-  let start = row * cols;
+  let row = min(first + vec4u(0u, 1u, 2u, 3u), vec4u(params.rows - 1u));
   let center = vec4f(savedMean[row.x], savedMean[row.y], savedMean[row.z], savedMean[row.w]);
   let scale = vec4f(savedRstd[row.x], savedRstd[row.y], savedRstd[row.z], savedRstd[row.w]);
-  var sumG = vec4f(0.0);
-  var sumGX = vec4f(0.0);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let xhat = (vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center) * scale;
-    let g = vec4f(dy[at.x], dy[at.y], dy[at.z], dy[at.w]) * weight[col];
-    sumG += g;
-    sumGX += g * xhat;
+  var sumG = vec4f();
+  var sumGX = vec4f();
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    let weights = load(&weight, 0u, col);
+    for (var i = 0u; i < ROWS; i++) {
+      let start = row[i] * cols;
+      let g = load(&dy, start, col) * weights;
+      sumG[i] += dot(g, vec4f(1.0));
+      sumGX[i] += dot(g, deviation(start, col, center[i]));
+    }
   }
   let meanG = workgroupSum4(sumG, thread) / f32(cols);
-  let meanGX = workgroupSum4(sumGX, thread) / f32(cols);
-  for (var col = thread; col < cols; col += WORKGROUP) {
-    let at = start + col;
-    let xhat = (vec4f(x[at.x], x[at.y], x[at.z], x[at.w]) - center) * scale;
-    let dys = vec4f(dy[at.x], dy[at.y], dy[at.z], dy[at.w]);
-    // What dx held is read before any row is stored: a repeated row then stores the same sum again.
-    var dxs = scale * (dys * weight[col] - meanG - xhat * meanGX);
-    if (params.addToDx == 1u) { dxs += vec4f(dx[at.x], dx[at.y], dx[at.z], dx[at.w]); }
-    dx[at.x] = dxs.x;
-    dx[at.y] = dxs.y;
-    dx[at.z] = dxs.z;
-    dx[at.w] = dxs.w;
-    dWeightTiles[tile * cols + col] = dot(dys * xhat, inRange);
-    dBiasTiles[tile * cols + col] = dot(dys, inRange);
+  let meanGX = workgroupSum4(sumGX, thread) * scale / f32(cols); // mean(g xhat)
+  for (var col = 4u * thread; col < cols; col += 4u * WORKGROUP) {
+    let weights = load(&weight, 0u, col);
+    var dWeight = vec4f();
+    var dBias = vec4f();
+    for (var i = 0u; i < ROWS; i++) {
+      let start = row[i] * cols;
+      let xhat = deviation(start, col, center[i]) * scale[i];
+      let dys = load(&dy, start, col);
+      if (first + i < params.rows) { // a repeated row must not count twice
+        dWeight += dys * xhat;
+        dBias += dys;
+        store(&dx, start, col, scale[i] * (dys * weights - meanG[i] - xhat * meanGX[i]), params.addToDx);
+      }
+    }
+    store(&dWeightTiles, tile * cols, col, dWeight, 0u);
+    store(&dBiasTiles, tile * cols, col, dBias, 0u);
   }
 }

@@ -1,4 +1,5 @@
 // include: workgroup_reduce
+// include: row_vectors
 // RMS normalisation over the last axis (Zhang and Sennrich 2019), forward and backward.
 //
 //   rstd = 1 / sqrt(mean(x^2) + eps)        xhat = x rstd        y = xhat weight
@@ -10,8 +11,7 @@
 //
 // One workgroup holds four rows, and a thread takes every WORKGROUP-th vec4f of each. Four rows share each load of
 // weight, each tree reduction and, in backward, one sum for dWeight, which then costs no pass of its own over x and dy.
-// Rows past the end repeat the last row, but are not stored. Where cols is no multiple of 4 the vectors are put together
-// element by element.
+// Rows past the end repeat the last row, but are not stored.
 
 struct Params { rows: u32, cols: u32, eps: f32, addToDx: u32 }
 
@@ -27,28 +27,6 @@ struct Params { rows: u32, cols: u32, eps: f32, addToDx: u32 }
 
 const WORKGROUP: u32 = 64u;
 const ROWS: u32 = 4u;
-const WHOLE_VECTORS: u32 = 0u; // 1: cols is a multiple of 4
-
-// Columns col .. col + 3 of the row that begins at `start`; those past its end are 0.
-fn load(tensor: ptr<storage, array<vec4f>, read>, start: u32, col: u32) -> vec4f {
-  let at = start + col;
-  if (WHOLE_VECTORS == 1u) { return (*tensor)[at / 4u]; }
-  var values = vec4f();
-  for (var i = 0u; i < min(4u, params.cols - col); i++) { values[i] = (*tensor)[(at + i) / 4u][(at + i) % 4u]; }
-  return values;
-}
-
-fn store(tensor: ptr<storage, array<vec4f>, read_write>, start: u32, col: u32, values: vec4f, adds: u32) {
-  let at = start + col;
-  if (WHOLE_VECTORS == 1u) {
-    if (adds == 1u) { (*tensor)[at / 4u] += values; } else { (*tensor)[at / 4u] = values; }
-    return;
-  }
-  for (var i = 0u; i < min(4u, params.cols - col); i++) {
-    let held = select(0.0, (*tensor)[(at + i) / 4u][(at + i) % 4u], adds == 1u);
-    (*tensor)[(at + i) / 4u][(at + i) % 4u] = held + values[i];
-  }
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn rmsNorm(

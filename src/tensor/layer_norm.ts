@@ -1,12 +1,11 @@
 /** Layer normalisation over the last axis; the formulas are in `layer_norm.wgsl`. */
-import { gpu } from "./device.ts";
 import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
 import { sum } from "./reduce.ts";
-import { expectShape, rowsOf } from "./rows.ts";
+import { expectShape, rowConstants, rowsOf } from "./rows.ts";
 import { empty, type Places, type Tensor } from "./tensor.ts";
 
-/** Rows per workgroup: the components of a vec4 in the shader. */
+/** Rows per workgroup: ROWS in the shader. */
 const TILE_ROWS = 4;
 
 const forwardKernel = kernel({
@@ -40,7 +39,7 @@ export function layerNorm(
   const rstd = empty([rows]);
   const tiles = Math.ceil(rows / TILE_ROWS);
   const buffers = { x, weight, bias, y, mean, rstd };
-  launch(forwardKernel, buffers, { rows, cols, eps }, tiles, { WORKGROUP: gpu().rowThreads });
+  launch(forwardKernel, buffers, { rows, cols, eps }, tiles, rowConstants(cols));
   return { y, mean, rstd };
 }
 
@@ -65,7 +64,7 @@ export function layerNormBackward(
     const dBiasTiles = empty([tiles, cols]);
     const buffers = { x, weight, savedMean: mean, savedRstd: rstd, dy, dx, dWeightTiles, dBiasTiles };
     const params = { rows, cols, addToDx: into.dx?.adds ? 1 : 0 };
-    launch(backwardKernel, buffers, params, tiles, { WORKGROUP: gpu().rowThreads });
+    launch(backwardKernel, buffers, params, tiles, rowConstants(cols));
     return {
       dx,
       dWeight: sum(dWeightTiles, [0], false, into.dWeight),

@@ -1,9 +1,8 @@
 /** RMS normalisation over the last axis; the formulas are in `rms_norm.wgsl`. */
-import { gpu } from "./device.ts";
-import { kernel, launch, type Constants } from "./kernel.ts";
+import { kernel, launch } from "./kernel.ts";
 import { scope } from "./memory.ts";
 import { sum } from "./reduce.ts";
-import { expectShape, rowsOf } from "./rows.ts";
+import { expectShape, rowConstants, rowsOf } from "./rows.ts";
 import { empty, type Places, type Tensor } from "./tensor.ts";
 
 /** Rows per workgroup: ROWS in the shader. */
@@ -29,7 +28,7 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): { y: Tensor; rs
   const y = empty(x.shape);
   const rstd = empty([rows]);
   const tiles = Math.ceil(rows / TILE_ROWS);
-  launch(forwardKernel, { x, weight, y, rstd }, { rows, cols, eps }, tiles, constantsFor(cols));
+  launch(forwardKernel, { x, weight, y, rstd }, { rows, cols, eps }, tiles, rowConstants(cols));
   return { y, rstd };
 }
 
@@ -49,11 +48,7 @@ export function rmsNormBackward(
     const dWeightTiles = empty([tiles, cols]);
     const buffers = { x, weight, savedRstd: rstd, dy, dx, dWeightTiles };
     const params = { rows, cols, addToDx: into.dx?.adds ? 1 : 0 };
-    launch(backwardKernel, buffers, params, tiles, constantsFor(cols));
+    launch(backwardKernel, buffers, params, tiles, rowConstants(cols));
     return { dx, dWeight: sum(dWeightTiles, [0], false, into.dWeight) };
   });
-}
-
-function constantsFor(cols: number): Constants {
-  return { WORKGROUP: gpu().rowThreads, WHOLE_VECTORS: cols % 4 === 0 ? 1 : 0 };
 }
