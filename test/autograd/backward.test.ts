@@ -187,9 +187,10 @@ describe("gradients that share memory are never written to", () => {
   });
 });
 
-describe("products and norms add to a gradient that others have begun", () => {
+// Rows are read by vectors where the width is a multiple of 4.
+describe.each([6, 8])("products and norms add to a gradient that others have begun, width %i", (width) => {
   // Five rows: the norms work on four at a time, and repeat the last one.
-  const shapes = [[5, 6], [6], [6], [6], [6, 6], [6, 6]];
+  const shapes = [[5, width], [width], [width], [width], [width, width], [width, width]];
   const inputs = shapes.map((shape) => random(61).uniform(shape, -1, 1));
   // Two of each norm, since the first to leave a gradient of x has nothing to add to.
   const gpu = (x: Variable, u: Variable, v: Variable, bias: Variable, a: Variable, b: Variable): Variable => {
