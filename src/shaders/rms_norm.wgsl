@@ -16,14 +16,14 @@
 struct Params { rows: u32, cols: u32, eps: f32, addToDx: u32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4f>;
-@group(0) @binding(2) var<storage, read> weight: array<vec4f>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(1) var<storage, read> x: array<RowPart>;
+@group(0) @binding(2) var<storage, read> weight: array<RowPart>;
+@group(0) @binding(3) var<storage, read_write> y: array<RowPart>;
 @group(0) @binding(4) var<storage, read_write> rstd: array<f32>;
 @group(0) @binding(3) var<storage, read> savedRstd: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<vec4f>;
-@group(0) @binding(5) var<storage, read_write> dx: array<vec4f>;
-@group(0) @binding(6) var<storage, read_write> dWeightTiles: array<vec4f>;
+@group(0) @binding(4) var<storage, read> dy: array<RowPart>;
+@group(0) @binding(5) var<storage, read_write> dx: array<RowPart>;
+@group(0) @binding(6) var<storage, read_write> dWeightTiles: array<RowPart>;
 
 const WORKGROUP: u32 = 64u;
 const ROWS: u32 = 4u;

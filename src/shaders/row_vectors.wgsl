@@ -1,25 +1,16 @@
-// Rows of `params.cols` values each, read and written by vectors of 4 columns, for row-wise kernels. Where cols is no
-// multiple of 4 a vector does not lie as one in memory: it is put together element by element.
+// Rows of `params.cols` values each, read and written by vectors of 4 columns, for row-wise kernels. For rows whose
+// length is no multiple of 4 the loader puts row_elements.wgsl in the place of this file (kernel.ts).
 
-const WHOLE_VECTORS: u32 = 0u; // 1: cols is a multiple of 4
+const WHOLE_VECTORS: u32 = 1u;
 
-// Columns col .. col + 3 of the row that begins at `start`; those past its end are 0.
-fn load(tensor: ptr<storage, array<vec4f>, read>, start: u32, col: u32) -> vec4f {
-  let at = start + col;
-  if (WHOLE_VECTORS == 1u) { return (*tensor)[at / 4u]; }
-  var values = vec4f();
-  for (var i = 0u; i < min(4u, params.cols - col); i++) { values[i] = (*tensor)[(at + i) / 4u][(at + i) % 4u]; }
-  return values;
+alias RowPart = vec4f; // what rows are bound as arrays of
+
+// Columns col .. col + 3 of the row that begins at `start`.
+fn load(tensor: ptr<storage, array<RowPart>, read>, start: u32, col: u32) -> vec4f {
+  return (*tensor)[(start + col) / 4u];
 }
 
-fn store(tensor: ptr<storage, array<vec4f>, read_write>, start: u32, col: u32, values: vec4f, adds: u32) {
-  let at = start + col;
-  if (WHOLE_VECTORS == 1u) {
-    if (adds == 1u) { (*tensor)[at / 4u] += values; } else { (*tensor)[at / 4u] = values; }
-    return;
-  }
-  for (var i = 0u; i < min(4u, params.cols - col); i++) {
-    let held = select(0.0, (*tensor)[(at + i) / 4u][(at + i) % 4u], adds == 1u);
-    (*tensor)[(at + i) / 4u][(at + i) % 4u] = held + values[i];
-  }
+fn store(tensor: ptr<storage, array<RowPart>, read_write>, start: u32, col: u32, values: vec4f, adds: u32) {
+  let at = (start + col) / 4u;
+  if (adds == 1u) { (*tensor)[at] += values; } else { (*tensor)[at] = values; }
 }
