@@ -11,7 +11,7 @@ import { sampleCompletions } from "../src/model/sampler.ts";
 import { scopeAsync } from "../src/tensor/memory.ts";
 import { readAll } from "../src/tensor/tensor.ts";
 import { decodeCost, trainingCost } from "./cost.ts";
-import { timedCall, type Bench } from "./measure.ts";
+import { timedCall, type Bench, type Work } from "./measure.ts";
 import { BENCH_MODEL, randomGpt, someIds } from "./model_config.ts";
 import type { Row } from "./table.ts";
 
@@ -79,22 +79,41 @@ export async function benchModel(bench: Bench): Promise<Row[]> {
   return rows;
 }
 
-/** A gradient step of the reference experiment: five completions of ten tokens to one prompt. */
 async function gradientStepRow(bench: Bench): Promise<Row> {
+  const { step, cost, groupSize, dispose } = experimentStep();
+  const row = {
+    workload: `gradient step of the experiment, ${groupSize} x ${DECODE.tokens} tokens`,
+    ...(await timedCall(bench, step, cost)),
+  };
+  dispose();
+  return row;
+}
+
+interface ExperimentStep {
+  readonly step: () => Promise<unknown>;
+  readonly cost: Work;
+  readonly groupSize: number;
+  readonly dispose: () => void;
+}
+
+/** A gradient step of the reference experiment: five completions of ten tokens to one prompt. */
+export function experimentStep(): ExperimentStep {
   const { model } = loadChatModel(DEFAULT_MODEL);
   const config = parseConfig(["node", "bench"]);
+  const { groupSize } = config;
   const optimizer = adamw([...model.parameters.values()], { maximize: true });
-  const group = grpoGroup(config.groupSize);
+  const group = grpoGroup(groupSize);
   const advantages = advantagesOf([group], group, config);
-  // The shared prompt once, then the completions: what the model must see at the least.
-  const cost = trainingCost(model.config, 1, DECODE.prompt + config.groupSize * DECODE.tokens);
-  const row = {
-    workload: `gradient step of the experiment, ${config.groupSize} x ${DECODE.tokens} tokens`,
-    ...(await timedCall(bench, () => gradientStep(model, optimizer, group, advantages, 0, config), cost)),
+  return {
+    step: () => gradientStep(model, optimizer, group, advantages, 0, config),
+    // The shared prompt once, then the completions: what the model must see at the least.
+    cost: trainingCost(model.config, 1, DECODE.prompt + groupSize * DECODE.tokens),
+    groupSize,
+    dispose: () => {
+      optimizer.dispose();
+      disposeGpt(model);
+    },
   };
-  optimizer.dispose();
-  disposeGpt(model);
-  return row;
 }
 
 /** Completions with unequal rewards, so that the gradient is not zero. */

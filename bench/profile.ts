@@ -6,12 +6,12 @@
  */
 import { observe, record, type Dispatch } from "../src/tensor/recorder.ts";
 import { disposeGpt } from "../src/model/gpt.ts";
-import { BATCH, decode, DECODE, TIME, trainingStep } from "./model.ts";
+import { BATCH, decode, DECODE, experimentStep, TIME, trainingStep } from "./model.ts";
 import { BENCH_MODEL, randomGpt } from "./model_config.ts";
 import { callTimer, kernelTimer, takeTurns, type Bench, type Timer } from "./measure.ts";
 import type { Row } from "./table.ts";
 
-/** The kernels of the training step and of decoding by the milliseconds they take, the slowest first. */
+/** The kernels of the whole calls in model.ts by the milliseconds they take, the slowest first. */
 export async function benchProfile(bench: Bench): Promise<Row[]> {
   const model = randomGpt(BENCH_MODEL);
   const { step, dispose } = trainingStep(model);
@@ -20,6 +20,9 @@ export async function benchProfile(bench: Bench): Promise<Row[]> {
   const { samples, prompt, tokens } = DECODE;
   rows.push(...(await profile(bench, "decode", () => decode(model, 1, samples, prompt, tokens))));
   disposeGpt(model);
+  const experiment = experimentStep();
+  rows.push(...(await profile(bench, "gradient step", experiment.step)));
+  experiment.dispose();
   return rows;
 }
 
