@@ -20,6 +20,16 @@ const DATA_ERRORS = [
   "EnvironmentError",
 ];
 
+/** What helps against errors of the file system, by their codes. */
+const FILE_FIXES: Readonly<Record<string, string>> = {
+  ENOSPC: "make room on the disk",
+  EDQUOT: "make room on the disk",
+  EROFS: "choose a folder that can be written",
+  EACCES: "give yourself the right to that path, or choose another",
+  EPERM: "give yourself the right to that path, or choose another",
+  ENOENT: "check the path",
+};
+
 /** Exit codes: 0 ok, 1 bug, 2 usage, 3 model or data refused, 4 GPU, 5 numerics. */
 function exitCode(error: unknown): number {
   if (error instanceof GpuError) return 4;
@@ -84,11 +94,16 @@ export async function runMain(main: () => Promise<void>): Promise<void> {
       const cause = rootCause(error);
       process.exitCode = exitCode(cause);
       if (process.exitCode === 1) console.error(cause);
-      else console.error(`error: ${oneLine((cause as Error).message, process.exitCode)}`);
+      else console.error(`error: ${oneLine(messageOf(cause as Error), process.exitCode)}`);
     }
   }
   // Dawn's event loop may keep the process alive; everything is written synchronously by now.
   process.exit();
+}
+
+function messageOf(error: NodeJS.ErrnoException): string {
+  const fix = FILE_FIXES[error.code ?? ""];
+  return fix === undefined || error.message.includes("Fix: ") ? error.message : `${error.message}. Fix: ${fix}`;
 }
 
 /** Messages may quote a damaged file, line breaks included. Those of the GPU show a shader's source and keep theirs. */

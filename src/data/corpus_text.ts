@@ -11,7 +11,7 @@
 export const MAX_TURN_CHARACTERS = 200;
 
 /** Windows have at most this many turns and always an even number of them, so each ends with the assistant. */
-export const MAX_WINDOW_TURNS = 4;
+const MAX_WINDOW_TURNS = 4;
 
 const ASCII_EQUIVALENTS: readonly (readonly [RegExp, string])[] = [
   [/[\u2018\u2019\u201a\u2032\u00b4`]/g, "'"],

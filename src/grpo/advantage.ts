@@ -56,15 +56,6 @@ export function advantages(
 }
 
 /**
- * The reference experiment's advantages of one group: baseline mean, scale group, ddof 1.
- * @throws RangeError for fewer than two rewards (no spread exists) or a reward that is not a finite number.
- */
-export function groupAdvantages(rewards: readonly number[], delta = 1e-6): number[] {
-  if (rewards.length < 2) throw new RangeError(`a group needs at least two completions, not ${rewards.length}`);
-  return advantages([rewards], { delta })[0]!;
-}
-
-/**
  * Several reward functions, one number: sum_k w_k r_k over the functions that gave a reward; null where none did.
  * `rewards` holds one row per completion, one column per function (TRL's `sum_then_normalize`, its first half).
  */
@@ -107,13 +98,23 @@ function scored(rewards: readonly Reward[]): number[] {
  * would weigh as much as the difference between right and wrong. A single reward has no spread either.
  */
 export function hasSpread(rewards: readonly number[]): boolean {
-  const [low, high] = [Math.min(...rewards), Math.max(...rewards)];
+  const [low, high] = [least(rewards), greatest(rewards)];
   return rewards.length > 1 && high - low > 4 * Number.EPSILON * Math.max(Math.abs(low), Math.abs(high));
 }
 
 /** Arithmetic mean. */
 export function average(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** The smallest value. Math.min takes no more values than fit on the stack. */
+export function least(values: readonly number[]): number {
+  return values.reduce((low, value) => Math.min(low, value), Infinity);
+}
+
+/** The largest value. */
+export function greatest(values: readonly number[]): number {
+  return values.reduce((high, value) => Math.max(high, value), -Infinity);
 }
 
 /** Standard deviation; `ddof` 1 (the default) divides by n - 1, 0 by n. */

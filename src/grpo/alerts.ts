@@ -101,7 +101,9 @@ export function judgeStep(
 }
 
 function nextState(before: AlertState, rollout: MetricsRecord, updates: readonly MetricsRecord[]): AlertState {
-  const isDead = updates.length > 0 && updates.every((update) => update["frac_reward_zero_std"] === 1);
+  // Without a gradient step: groups without spread were all left out, or there was nothing to judge.
+  const judged = updates.length > 0 ? updates : [rollout];
+  const isDead = judged.every((record) => record["frac_reward_zero_std"] === 1);
   const reward = rollout["reward"];
   const seen = typeof reward === "number" ? [reward] : [];
   const extreme = (pick: typeof Math.max, known: number | null): number | null =>
@@ -109,16 +111,16 @@ function nextState(before: AlertState, rollout: MetricsRecord, updates: readonly
   return {
     active: before.active,
     deadSteps: isDead ? before.deadSteps + 1 : 0,
-    deadUpdates: isDead ? before.deadUpdates + updates.length : 0,
+    deadUpdates: isDead ? before.deadUpdates + judged.length : 0,
     firstEntropy: before.firstEntropy ?? numbersOf(updates, "entropy")[0] ?? null,
     bestReward: extreme(Math.max, before.bestReward),
     lowestReward: extreme(Math.min, before.lowestReward),
   };
 }
 
-function noSignal({ updates, state, maxReward }: StepFacts): Finding | null {
+function noSignal({ rollout, updates, state, maxReward }: StepFacts): Finding | null {
   if (state.deadSteps < DEAD_STEPS || state.deadUpdates < DEAD_UPDATES) return null;
-  const rewards = numbersOf(updates, "group/reward");
+  const rewards = updates.length > 0 ? numbersOf(updates, "group/reward") : numbersOf([rollout], "reward");
   const isSolved = rewards.length > 0 && rewards.every((reward) => reward >= maxReward - 1e-6);
   const since = `In the last ${state.deadSteps} train steps all rewards of every group were`;
   return isSolved
@@ -126,7 +128,9 @@ function noSignal({ updates, state, maxReward }: StepFacts): Finding | null {
         kind: "no-signal",
         level: "info",
         title: "nothing left to learn",
-        text: `${since} the highest possible: the task is solved. Stop here, or train on harder prompts`,
+        text:
+          `${since} the highest that functions give which return at most 1: then the task is solved. Stop here, or ` +
+          "train on harder prompts",
       }
     : {
         kind: "no-signal",
@@ -134,8 +138,8 @@ function noSignal({ updates, state, maxReward }: StepFacts): Finding | null {
         title: "no learning signal",
         text:
           `${since} equal, and not the highest possible: every advantage is 0, so nothing is learned. Try easier ` +
-          "prompts, larger groups (--group-size), a higher --temperature, or a reward that also pays for partly " +
-          "right answers",
+          "prompts, larger groups (--group-size, --rollout-count), a higher --temperature, or a reward that also pays " +
+          "for partly right answers",
       };
 }
 

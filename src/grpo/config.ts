@@ -250,6 +250,7 @@ function resolve(settings: Settings, refuse: (problem: string) => never): TrainC
   const defaults = { ...USUAL, ...DEFAULTS[settings.objective] };
   const { replay, rolloutCount, promptsPerStep, groupsPerUpdate } = settings;
   const groupSize = settings.groupSize ?? (replay === "groups" ? rolloutCount : 5);
+  const drawn = promptsPerStep * rolloutCount;
   const own = Object.fromEntries(Object.entries(settings).filter(([key]) => !NOT_SETTINGS.includes(key)));
   const config: TrainConfig = {
     ...(own as unknown as Settings),
@@ -262,7 +263,7 @@ function resolve(settings: Settings, refuse: (problem: string) => never): TrainC
     advantageEpsilon: settings.advantageEpsilon ?? 1e-6,
     advantageDdof: settings.advantageDdof ?? 1,
     groupSize,
-    replayBufferCapacity: settings.replayBufferCapacity ?? (replay === "groups" ? promptsPerStep * rolloutCount : 50),
+    replayBufferCapacity: settings.replayBufferCapacity ?? (replay === "groups" ? drawn : Math.max(50, drawn)),
     microBatch: settings.microBatch ?? groupSize * groupsPerUpdate,
     klBiasCorrection: settings.klBiasCorrection ?? false,
     maskTruncated: settings.maskTruncated ?? false,
@@ -274,12 +275,22 @@ function resolve(settings: Settings, refuse: (problem: string) => never): TrainC
 
 /** Refuses numbers that leave nothing to draw or to train on. */
 function refuseImpossible(config: TrainConfig, refuse: (problem: string) => never): void {
-  const { groupSize, rolloutCount, replayBufferCapacity, overlongBuffer, maxRolloutTokens } = config;
+  const { groupSize, rolloutCount, promptsPerStep, replayBufferCapacity, overlongBuffer, maxRolloutTokens } = config;
+  const drawn = promptsPerStep * rolloutCount;
   if (rolloutCount < 2) refuse("--rollout-count must be at least 2: an advantage compares completions of one prompt");
-  if (groupSize > Math.min(rolloutCount, replayBufferCapacity)) {
+  if (groupSize > rolloutCount) {
+    refuse(`--group-size ${groupSize} exceeds --rollout-count ${rolloutCount}: no group could be drawn`);
+  }
+  if (replayBufferCapacity < drawn) {
     refuse(
-      `--group-size ${groupSize} exceeds --rollout-count ${rolloutCount} ` +
-        `or --replay-buffer-capacity ${replayBufferCapacity}: no group could be drawn`,
+      `--replay-buffer-capacity ${replayBufferCapacity} holds less than the ${drawn} completions of a train step: ` +
+        "the others would never be drawn",
+    );
+  }
+  if (config.replay === "groups" && replayBufferCapacity % drawn !== 0) {
+    refuse(
+      `--replay-buffer-capacity ${replayBufferCapacity} is no multiple of the ${drawn} completions of a train step, ` +
+        "and --replay groups keeps whole train steps",
     );
   }
   if (overlongBuffer > maxRolloutTokens) {
@@ -291,6 +302,13 @@ function refuseImpossible(config: TrainConfig, refuse: (problem: string) => neve
     if (error instanceof RangeError) refuse(error.message);
     throw error;
   }
+}
+
+/** With `--replay groups`: of how many train steps, the newest ones, gradient steps draw groups. */
+export function stepsReplayed(
+  config: Pick<TrainConfig, "replayBufferCapacity" | "promptsPerStep" | "rolloutCount">,
+): number {
+  return config.replayBufferCapacity / (config.promptsPerStep * config.rolloutCount);
 }
 
 /** The settings that the objective itself takes. */

@@ -2,7 +2,6 @@
  * `--dry-run`: what a run would be, without writing anything. Memory is computed; time is measured, on one small round
  * of rollouts and one gradient step of this very model, so it is a guess for completions of that length.
  */
-import { adamw } from "../autograd/adamw.ts";
 import { average } from "./advantage.ts";
 import { savedSettings } from "./config.ts";
 import { rollout, type Experience } from "./rollout.ts";
@@ -26,7 +25,7 @@ export async function dryRun(run: Run): Promise<void> {
 }
 
 /** One train step at learning rate 0: it takes its time and teaches nothing. */
-async function trainStep({ config, task, codec, model }: Run): Promise<{
+async function trainStep({ config, task, codec, model, optimizer }: Run): Promise<{
   rolloutSeconds: number;
   updateSeconds: number;
   tokens: number;
@@ -44,9 +43,7 @@ async function trainStep({ config, task, codec, model }: Run): Promise<{
   });
   const rolledOut = performance.now();
   const rows = experiences.slice(0, config.groupsPerUpdate * config.groupSize).map(withReferenceOfItself);
-  const optimizer = adamw([...model.parameters.values()]);
   await gradientStep(model, optimizer, rows, rows.map((_, i) => (i % 2 === 0 ? 1 : -1)), 0, config);
-  optimizer.dispose();
   return {
     rolloutSeconds: (rolledOut - started) / 1000,
     updateSeconds: (performance.now() - rolledOut) / 1000,

@@ -85,7 +85,11 @@ async function ask(
   const replies = Array.from({ length: samples }, (_, sample) =>
     prompts.map((prompt, i) => ({ prompt, text: texts[i]![sample]! })),
   ).flat();
-  const correct = await task.correct(replies);
+  const correct: boolean[] = [];
+  // In portions, as in training: a user's functions have so much time for each.
+  for (let start = 0; start < replies.length; start += rowsAtOnce) {
+    correct.push(...(await task.correct(replies.slice(start, start + rowsAtOnce))));
+  }
   return replies.map((reply, i) => ({ ...reply, correct: correct[i]! }));
 }
 

@@ -28,7 +28,7 @@ export function trainCommand(): Command {
       integer(1))
     .option("--dry-run", "prints settings, memory and time, and writes nothing")
     .optionsGroup("Saving and evaluation:")
-    .option("--save-every <n>", "train steps between checkpoints; 0: only when stopped", integer(0), 0)
+    .option("--save-every <n>", "train steps between checkpoints; 0: only when it stops or fails", integer(0), 0)
     .option("--keep-last <n>", "checkpoints to keep, beside the best one", integer(1), 2)
     .option("--eval-every <n>", "train steps between evaluations on held-out prompts; 0: none at all", integer(0), 0)
     .option("--eval-prompts <n>", "held-out prompts to ask, at most", integer(1), 100)
@@ -87,7 +87,8 @@ export function trainCommand(): Command {
     .option("--group-size <n>", "completions of a group, G (default: 5; --rollout-count with --replay groups)",
       integer(2))
     .option("--replay-buffer-capacity <n>",
-      "newest completions to draw from (default: 50; one train step's with --replay groups)", integer(2))
+      "newest completions to draw from (default: 50, or one train step's if that is more or with --replay groups)",
+      integer(2))
     .option("--micro-batch <n>", "completions that go through the model at once (default: all of a gradient step)",
       integer(1))
     .option("--learning-rate <x>", "peak learning rate", number(0), 7e-4)

@@ -2,7 +2,7 @@
  * What happened in a gradient step, under TRL's metric names, from numbers that are read back anyway: ratios, KL
  * estimates, entropies. Host only, no GPU work.
  */
-import { average } from "./advantage.ts";
+import { average, greatest, least } from "./advantage.ts";
 import { OBJECTIVES, type ObjectiveEntry, type ObjectiveName } from "./objective.ts";
 import type { Batch, ObjectiveOptions } from "./objective_parts.ts";
 
@@ -25,7 +25,7 @@ export interface LossReadback {
  *   importance_ratio/min, mean, max   the ratios themselves
  *   approx_kl/k1, k3              KL(pi_old || pi_theta) from these ratios: mean of -log rho, of rho - 1 - log rho
  *
- * Means run over tokens whose mask is 1, or over completions where ratios are per completion. For a step of several
+ * Means run over tokens whose mask is 1 or, where ratios are per completion, over completions that have such. For a step of several
  * micro-batches concatenate their readbacks, masks and advantages (all padded to one T).
  */
 export function lossMetrics(
@@ -36,7 +36,8 @@ export function lossMetrics(
 ): Record<string, number> {
   const { ratio: use, levels }: ObjectiveEntry = OBJECTIVES[name];
   const width = entropies.length / mask.length;
-  const perCompletion = (values: ArrayLike<number>): number[][] => mask.map((_, i) => [values[i]!]);
+  const perCompletion = (values: ArrayLike<number>): number[][] =>
+    mask.map((row, i) => (row.includes(1) ? [values[i]!] : []));
   const perToken = (values: ArrayLike<number>): number[][] =>
     mask.map((row, i) => row.flatMap((value, t) => (value === 0 ? [] : [values[i * width + t]!])));
 
@@ -56,13 +57,13 @@ export function lossMetrics(
     metrics["clip_ratio/low_mean"] = meanOf(clipped.flat().map(({ low }) => low));
     metrics["clip_ratio/high_mean"] = meanOf(clipped.flat().map(({ high }) => high));
     metrics["clip_ratio/region_mean"] = metrics["clip_ratio/low_mean"] + metrics["clip_ratio/high_mean"];
-    metrics["clip_ratio/low_min"] = Math.min(...present.map((row) => average(row.map(({ low }) => low))));
-    metrics["clip_ratio/high_max"] = Math.max(...present.map((row) => average(row.map(({ high }) => high))));
+    metrics["clip_ratio/low_min"] = least(present.map((row) => average(row.map(({ low }) => low))));
+    metrics["clip_ratio/high_max"] = greatest(present.map((row) => average(row.map(({ high }) => high))));
   }
   const all = ratios.flat();
-  metrics["importance_ratio/min"] = Math.min(...all);
+  metrics["importance_ratio/min"] = least(all);
   metrics["importance_ratio/mean"] = average(all);
-  metrics["importance_ratio/max"] = Math.max(...all);
+  metrics["importance_ratio/max"] = greatest(all);
   metrics["approx_kl/k1"] = meanOf(all.map((rho) => -Math.log(rho)));
   metrics["approx_kl/k3"] = meanOf(all.map((rho) => rho - 1 - Math.log(rho)));
   return metrics;

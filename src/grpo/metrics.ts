@@ -2,7 +2,7 @@
  * What goes into metrics.jsonl, under TRL's names where TRL has one (docs/metrics.md explains each). No times: the same
  * seed gives the same bytes.
  */
-import { average, standardDeviation, type Reward } from "./advantage.ts";
+import { average, greatest, least, standardDeviation, type Reward } from "./advantage.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { groupsOf, hasRewardSpread, type Experience } from "./rollout.ts";
 import type { UpdateResult } from "./update.ts";
@@ -12,26 +12,26 @@ export type MetricsRecord = { readonly kind: string; readonly step: number } & R
 
 /**
  * One record per train step, after its rollouts. `numTokens` counts prompts and completions since the run began;
- * rewards that are null are in no mean.
+ * rewards that are null are in no mean, and where all
+ * are there is no mean.
  */
 export function rolloutMetrics(
   { trainStep, numTokens, rounds, timeouts }: { trainStep: number; numTokens: number; rounds: number; timeouts: number },
   experiences: readonly Experience[],
   functions: readonly { readonly name: string }[],
   gap: { mean: number; max: number },
-): MetricsRecord & { readonly reward: number } {
+): MetricsRecord {
   const rewards = present(experiences.map(({ reward }) => reward));
   const lengths = experiences.map(({ completionIds }) => completionIds.length);
   const terminated = experiences.filter(({ ended }) => ended).map(({ completionIds }) => completionIds.length);
   const byFunction = functions.flatMap(({ name }, k) => {
     const own = present(experiences.map((experience) => experience.rewards[k]!));
-    return [[`rewards/${name}/mean`, meanOrZero(own)], [`rewards/${name}/std`, deviation(own)]] as const;
+    return own.length === 0 ? [] : [[`rewards/${name}/mean`, average(own)], [`rewards/${name}/std`, deviation(own)]];
   });
   return {
     kind: "rollout",
     step: trainStep + 1,
-    reward: meanOrZero(rewards),
-    reward_std: deviation(rewards),
+    ...(rewards.length === 0 ? {} : { reward: average(rewards), reward_std: deviation(rewards) }),
     frac_reward_zero_std: fractionWithoutSpread(groupsOf(experiences)),
     ...Object.fromEntries(byFunction),
     ...spread("completions", "length", lengths),
@@ -79,10 +79,6 @@ function present(rewards: readonly Reward[]): number[] {
   return rewards.filter((reward) => reward !== null);
 }
 
-function meanOrZero(values: readonly number[]): number {
-  return values.length === 0 ? 0 : average(values);
-}
-
 function deviation(values: readonly number[]): number {
   return values.length > 1 ? standardDeviation(values) : 0;
 }
@@ -90,7 +86,7 @@ function deviation(values: readonly number[]): number {
 function spread(prefix: string, name: string, values: readonly number[]): Record<string, number> {
   return {
     [`${prefix}/mean_${name}`]: average(values),
-    [`${prefix}/min_${name}`]: Math.min(...values),
-    [`${prefix}/max_${name}`]: Math.max(...values),
+    [`${prefix}/min_${name}`]: least(values),
+    [`${prefix}/max_${name}`]: greatest(values),
   };
 }

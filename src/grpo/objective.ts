@@ -53,10 +53,6 @@ export const OBJECTIVES = {
 
 export type ObjectiveName = keyof typeof OBJECTIVES;
 
-export function isObjectiveName(name: string): name is ObjectiveName {
-  return Object.hasOwn(OBJECTIVES, name);
-}
-
 /**
  * The objective of a batch, to be maximised, with what metrics need of it. Summed over the micro-batches of a step it
  * is the objective of the step (bnpo aside).

@@ -33,6 +33,12 @@ export class ReplayBuffer {
     return this.#experiences;
   }
 
+  /** Forgets what was drawn in earlier train steps than this one, counted from 0. */
+  forgetBefore(trainStep: number): void {
+    this.#experiences = this.#experiences.filter((experience) => experience.trainStep >= trainStep);
+    this.#undrawn = [];
+  }
+
   /** Adds experiences and forgets the oldest beyond the capacity. */
   add(experiences: readonly Experience[]): void {
     this.#experiences = [...this.#experiences, ...experiences].slice(-this.#capacity);
@@ -40,16 +46,14 @@ export class ReplayBuffer {
   }
 
   /**
-   * Draws `size` different experiences of one prompt; the prompt is that of a uniformly drawn experience.
-   * @throws RangeError when no prompt has `size` experiences.
+   * Draws `size` different experiences of one prompt; the prompt is that of a uniformly drawn experience. Empty when no
+   * prompt has `size` of them.
    */
   sampleGroup(size: number, random: RandomSource): Experience[] {
     const counts = new Map<string, number>();
     for (const { prompt } of this.#experiences) counts.set(prompt.id, (counts.get(prompt.id) ?? 0) + 1);
     const eligible = this.#experiences.filter(({ prompt }) => counts.get(prompt.id)! >= size);
-    if (eligible.length === 0) {
-      throw new RangeError(`the replay buffer holds no ${size} experiences of one prompt (${this.size} in all)`);
-    }
+    if (eligible.length === 0) return [];
     const chosen = eligible[Math.floor(random() * eligible.length)]!.prompt.id;
     const pool = eligible.filter(({ prompt }) => prompt.id === chosen);
     // Fisher-Yates, stopped after `size` draws: without replacement, every subset equally likely.

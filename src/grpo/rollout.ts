@@ -1,6 +1,6 @@
 /** Rollouts: the current policy answers the prompts, and the task says what each answer is worth. */
 import type { Gpt } from "../model/gpt.ts";
-import { sampleCompletions } from "../model/sampler.ts";
+import { checkLengths, LengthError, repeatsOf, sampleCompletions } from "../model/sampler.ts";
 import { hasSpread, weightedRewards, type Reward } from "./advantage.ts";
 import type { Prompt, Task } from "./environment.ts";
 
@@ -48,16 +48,20 @@ export interface RolloutOptions {
   readonly overlongBuffer: number;
 }
 
-/** Draws `samplesPerPrompt` answers to every prompt and rewards them; in order of prompts. */
+/**
+ * Draws `samplesPerPrompt` answers to every prompt and rewards them; in order of prompts. `samples` is how far that went
+ * in the prompts' random numbers: further where a prompt is asked twice.
+ */
 export async function rollout(
   policy: Gpt,
   codec: TextCodec,
   task: Task,
   prompts: readonly Prompt[],
   options: RolloutOptions,
-): Promise<{ experiences: Experience[]; timeouts: number }> {
+): Promise<{ experiences: Experience[]; samples: number; timeouts: number }> {
   const { samplesPerPrompt, maxNewTokens, firstSample, trainStep, overlongBuffer } = options;
   const promptIds = prompts.map((prompt) => codec.encodePrompt(prompt));
+  requireRoom(policy, prompts, promptIds, maxNewTokens);
   const completions = await sampleCompletions(policy, promptIds, samplesPerPrompt, { ...options, endIds: codec.endIds });
   const answers = prompts.flatMap((prompt, i) =>
     completions[i]!.map(({ tokens, logProbs, ended }) => ({
@@ -77,7 +81,24 @@ export async function rollout(
     const penalty = overlongPenalty(answer.completionIds.length, maxNewTokens, overlongBuffer);
     return { ...answer, rewards: rewards[i]!, reward: sums[i] === null ? null : sums[i]! + penalty };
   });
-  return { experiences, timeouts };
+  return { experiences, samples: samplesPerPrompt * (1 + Math.max(...repeatsOf(promptIds))), timeouts };
+}
+
+/** @throws LengthError that names the first prompt which is empty, or leaves no room for an answer. */
+export function requireRoom(
+  model: Pick<Gpt, "config">,
+  prompts: readonly Prompt[],
+  promptIds: readonly (readonly number[])[],
+  maxNewTokens: number,
+): void {
+  for (const [i, { id }] of prompts.entries()) {
+    try {
+      checkLengths(model, [promptIds[i]!], maxNewTokens);
+    } catch (error) {
+      if (!(error instanceof LengthError)) throw error;
+      throw new LengthError(`prompt ${JSON.stringify(id)}: ${error.message}`);
+    }
+  }
 }
 
 /**

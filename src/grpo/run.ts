@@ -11,7 +11,7 @@ import { loadGpt, saveGpt } from "../model/checkpoint.ts";
 import { CheckpointError, readConfig } from "../model/config.ts";
 import { disposeGpt, type Gpt } from "../model/gpt.ts";
 import { gib } from "../model/memory_estimate.ts";
-import { checkLengths } from "../model/sampler.ts";
+import { idsWithText } from "../model/text_entry.ts";
 import { resumableRandom } from "../random.ts";
 import { describeGpu, gpu, openGpu } from "../tensor/device.ts";
 import { describeSettings, resumedConfig, savedSettings, type TrainCommand, type TrainConfig } from "./config.ts";
@@ -19,13 +19,13 @@ import type { Task } from "./environment.ts";
 import { OBJECTIVES } from "./objective.ts";
 import { disposeCopy, copyPolicy } from "./policy_copy.ts";
 import { ReplayBuffer } from "./replay_buffer.ts";
-import type { TextCodec } from "./rollout.ts";
-import { findRunCheckpoint, saveRunCheckpoint, textSource, truncateLogs, type FoundCheckpoint } from "./run_checkpoint.ts";
+import { requireRoom, type TextCodec } from "./rollout.ts";
+import { findRunCheckpoint, saveRunCheckpoint, textSource, type FoundCheckpoint } from "./run_checkpoint.ts";
 import { lockRun } from "./run_directory.ts";
 import { fingerprint } from "./run_manifest.ts";
 import { openRunLog, type RunLog } from "./run_log.ts";
 import { requireRunMemory } from "./run_memory.ts";
-import { START, type RunState } from "./run_state.ts";
+import { START, type RunState, type Score } from "./run_state.ts";
 import { openTask } from "./task.ts";
 
 export interface Run {
@@ -43,12 +43,22 @@ export interface Run {
   readonly random: ReturnType<typeof resumableRandom>;
   readonly state: RunState;
   readonly log: RunLog;
+  /** Where a failure would leave something to go on from; null while gradient steps move the weights. */
+  safe: Position | null;
+  /** The train step of the newest checkpoint that this process saved or began with. */
+  savedStep: number;
   /** A directory with the model's tokenizer and template. */
   readonly textFrom: string;
   /** What a person should know before it starts. */
   readonly notes: readonly string[];
   /** Gives back memory, worker and folder. */
   readonly close: () => Promise<void>;
+}
+
+/** A run between two train steps, apart from weights and moments: what a checkpoint says of it. */
+export interface Position {
+  readonly state: RunState;
+  readonly logs: Readonly<Record<string, number>>;
 }
 
 /** Opens what the command line asks for; a dry run touches no folder. */
@@ -63,7 +73,7 @@ export async function openRun(command: TrainCommand): Promise<Run> {
   const chat = openChatText(directory);
   const codec: TextCodec = {
     encodePrompt: ({ messages }) => chat.encodePrompt(messages),
-    decode: (ids) => chat.tokenizer.decode(ids, { skipSpecial: true }),
+    decode: (ids) => chat.tokenizer.decode(idsWithText(chat.tokenizer, ids), { skipSpecial: true }),
     endIds: chat.tokenizer.eosIds,
   };
   const task = await openTask(config.environment, { timeoutSeconds: config.rewardTimeout });
@@ -73,7 +83,7 @@ export async function openRun(command: TrainCommand): Promise<Run> {
   // What the machine cannot hold is refused before weights are loaded.
   const bytes = requireRunMemory(readConfig(directory), prompts, config);
   const model = loadGpt(directory);
-  checkLengths(model, prompts, config.maxRolloutTokens);
+  requireRoom(model, [...trained, ...heldOut], prompts, config.maxRolloutTokens);
 
   const optimizer = adamw([...model.parameters.values()], {
     weightDecay: config.weightDecay,
@@ -81,10 +91,10 @@ export async function openRun(command: TrainCommand): Promise<Run> {
     ...(config.maxGradNorm > 0 ? { maxGradNorm: config.maxGradNorm } : {}),
   });
   checkpoint?.restoreOptimizer(optimizer, model);
-  const state: RunState = { ...(checkpoint?.state ?? START) };
+  const state: RunState = { ...START, ...checkpoint?.state };
   const reference = config.beta > 0 ? await openReference(config, model, state) : null;
-  if (found) await truncateLogs(found.run, found.checkpoint.logs);
-  const release = unlock ?? (command.dryRun ? (): void => undefined : occupy(config));
+  const release = unlock ?? (command.dryRun ? (): void => undefined : occupy(config.out));
+  if (!command.dryRun) writeSettings(config);
   const run: Run = {
     config,
     task,
@@ -96,7 +106,9 @@ export async function openRun(command: TrainCommand): Promise<Run> {
     buffer: new ReplayBuffer(config.replayBufferCapacity, state.replay),
     random: resumableRandom(found ? state.random : config.seed),
     state,
-    log: openRunLog(config.out),
+    log: openRunLog(config.out, checkpoint?.logs),
+    safe: null,
+    savedStep: state.trainStep,
     textFrom: directory,
     notes: [
       `adapter: ${describeGpu()}`,
@@ -122,24 +134,30 @@ export async function openRun(command: TrainCommand): Promise<Run> {
   return run;
 }
 
-/** Saves where the run is; returns the checkpoint's folder. */
-export async function saveRun({ config, model, optimizer, buffer, random, state, log, textFrom }: Run): Promise<string> {
-  const score = state.accuracy ?? state.meanRewards.at(-1);
-  if (score !== undefined && (state.best === null || score > state.best.score)) {
-    state.best = { step: state.trainStep, score };
-  }
-  return saveRunCheckpoint(
-    config.out,
-    {
-      state: { ...state, random: random.state(), replay: buffer.experiences },
-      config: savedSettings(config),
-      model,
-      optimizer,
-      textFrom,
-      logs: log.lengths(),
-    },
-    { keepLast: config.keepLast },
-  );
+/** Where the run is now, between two train steps. */
+export function positionOf({ state, random, buffer, log }: Run): Position {
+  return { state: { ...state, random: random.state(), replay: buffer.experiences }, logs: log.lengths() };
+}
+
+/** Saves where the run is, or was a moment ago with the same weights; returns the checkpoint's folder. */
+export async function saveRun(run: Run, { state, logs }: Position = positionOf(run)): Promise<string> {
+  const { config, model, optimizer, textFrom } = run;
+  const score = scoreOf(state, config);
+  // Scores of another kind are no lower and no higher: the comparison begins again.
+  const isBest = score !== null && (state.best?.by !== score.by || score.score > state.best.score);
+  const best = isBest ? { step: state.trainStep, ...score } : state.best;
+  const content = { state: { ...state, best }, logs, config: savedSettings(config), model, optimizer, textFrom };
+  const path = await saveRunCheckpoint(config.out, content, { keepLast: config.keepLast });
+  run.state.best = best;
+  run.savedStep = state.trainStep;
+  return path;
+}
+
+/** Null for weights that nobody has evaluated while others were, and where there is no mean reward. */
+function scoreOf({ trainStep, evaluated, meanRewards }: RunState, { evalEvery }: TrainConfig): Score | null {
+  if (evaluated?.step === trainStep) return { by: "accuracy", score: evaluated.accuracy };
+  const reward = meanRewards.at(-1) ?? null;
+  return (evaluated && evalEvery > 0) || reward === null ? null : { by: "reward", score: reward };
 }
 
 /** To be called when the policy has just given finite numbers. */
@@ -199,9 +217,12 @@ async function weightsHash(directory: string): Promise<string> {
 }
 
 /** Makes the folder of a new run this process's own. Returns what gives it back. */
-function occupy(config: TrainConfig): () => void {
-  mkdirSync(config.out, { recursive: true });
-  const release = lockRun(config.out);
+function occupy(folder: string): () => void {
+  mkdirSync(folder, { recursive: true });
+  return lockRun(folder);
+}
+
+/** The settings of the newest start, for people, the report and `--config`. */
+function writeSettings(config: TrainConfig): void {
   writeFileSync(join(config.out, "config.json"), JSON.stringify(savedSettings(config), null, 2) + "\n");
-  return release;
 }

@@ -252,12 +252,8 @@ function noCheckpoint(where: string, skipped: readonly string[] = []): Checkpoin
   );
 }
 
-/**
- * Cuts the logs of a run to what they held when a checkpoint was saved; later records are written again.
- * @throws CheckpointError, before anything is cut, when a log is shorter than it was or holds something else.
- */
-export async function truncateLogs(run: string, logs: SavedLogs): Promise<void> {
-  await checkLogs(run, logs, "the checkpoint");
+/** Cuts the logs of a run to what they held when a checkpoint was saved; later records are written again. */
+export function cutLogs(run: string, logs: SavedLogs): void {
   for (const [name, { bytes }] of Object.entries(logs)) {
     if (existsSync(join(run, name))) truncateSync(join(run, name), bytes);
   }

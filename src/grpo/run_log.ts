@@ -9,26 +9,35 @@ import type { Prompt, Task } from "./environment.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { MetricsRecord } from "./metrics.ts";
 import type { Experience } from "./rollout.ts";
+import { cutLogs, type SavedLogs } from "./run_checkpoint.ts";
 import type { StepTimes } from "./summary.ts";
 
 const METRICS = "metrics.jsonl";
 const COMPLETIONS = "completions.jsonl";
 const TIMINGS = "timings.jsonl";
 
+/** A record that is written cuts off first what a resumed run has given up. */
 export interface RunLog {
   readonly metrics: (record: MetricsRecord) => void;
   readonly completions: (experiences: readonly Experience[], task: Task) => void;
   /** One reply per held-out prompt: samples of what the policy says there. */
   readonly evaluation: (step: number, evaluation: Evaluation) => void;
   readonly timings: (step: number, times: StepTimes) => void;
-  /** Bytes of each file: a resumed run cuts the files back to what they held at its checkpoint. */
+  /** Bytes of each file that are this run's. */
   readonly lengths: () => Record<string, number>;
   /** What timings.jsonl holds so far. */
   readonly pastTimes: () => StepTimes[];
 }
 
-export function openRunLog(run: string): RunLog {
+/**
+ * The logs of a new run, or of one that goes on from a checkpoint that was saved with `kept`. What came after that
+ * stays until there is something new to write: whoever only looks at an older checkpoint loses nothing.
+ */
+export function openRunLog(run: string, kept?: SavedLogs): RunLog {
+  let uncut = kept;
   const append = (name: string, records: readonly object[]): void => {
+    if (uncut) cutLogs(run, uncut);
+    uncut = undefined;
     appendFileSync(join(run, name), records.map((record) => JSON.stringify(record) + "\n").join(""));
   };
   return {
@@ -58,12 +67,13 @@ export function openRunLog(run: string): RunLog {
     lengths: () =>
       Object.fromEntries(
         [METRICS, COMPLETIONS, TIMINGS].map((name) => {
-          return [name, statSync(join(run, name), { throwIfNoEntry: false })?.size ?? 0];
+          return [name, uncut?.[name]?.bytes ?? statSync(join(run, name), { throwIfNoEntry: false })?.size ?? 0];
         }),
       ),
     pastTimes: () => {
       const path = join(run, TIMINGS);
-      const lines = existsSync(path) ? readFileSync(path, "utf8").split("\n").slice(0, -1) : [];
+      const own = existsSync(path) ? readFileSync(path).subarray(0, uncut?.[TIMINGS]?.bytes) : "";
+      const lines = own.toString("utf8").split("\n").slice(0, -1);
       return lines.map((line) => JSON.parse(line) as StepTimes);
     },
   };

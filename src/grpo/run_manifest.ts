@@ -14,7 +14,7 @@ import { CheckpointError } from "../model/config.ts";
 
 const MANIFEST = "manifest.json";
 /** Of the folder's layout and of state.json. A change that older versions would misread counts it up. */
-const SCHEMA = 1;
+const SCHEMA = 2;
 
 export interface Fingerprint {
   readonly bytes: number;

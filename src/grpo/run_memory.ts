@@ -10,7 +10,7 @@ const KNOBS =
 type MemoryConfig = Pick<
   TrainConfig,
   | "promptsPerStep" | "rolloutCount" | "maxRolloutTokens" | "groupSize" | "groupsPerUpdate" | "microBatch"
-  | "evalEvery" | "gradientCheckpointing" | "beta"
+  | "evalEvery" | "evalSamples" | "gradientCheckpointing" | "beta"
 >;
 
 /**
@@ -24,17 +24,18 @@ export function requireRunMemory(
   config: MemoryConfig,
 ): number {
   const { promptsPerStep, rolloutCount, maxRolloutTokens, groupSize, groupsPerUpdate } = config;
-  const { evalEvery, gradientCheckpointing, beta } = config;
+  const { evalEvery, evalSamples, gradientCheckpointing, beta } = config;
   const promptLength = Math.max(...prompts.map(({ length }) => length));
   const rows = promptsPerStep * rolloutCount;
-  // An evaluation asks as many different prompts at once.
+  // An evaluation asks as many different prompts at once, and one prompt's samples all together.
   const promptsAtOnce = evalEvery > 0 ? rows : promptsPerStep;
+  const rowsAtOnce = evalEvery > 0 ? Math.max(rows, evalSamples) : rows;
   const trained = Math.min(config.microBatch, groupSize * groupsPerUpdate);
   // Of each completion all tokens are predicted, and all but the last one run behind their prompt; a prompt runs once
   // for all its completions. What completions have in common would make it less: nobody knows before they are drawn.
   const scored = { tokens: promptsPerStep * promptLength + rows * (maxRolloutTokens - 1) };
   const work = {
-    generation: { prompts: promptsAtOnce, rows, promptLength, newTokens: maxRolloutTokens },
+    generation: { prompts: promptsAtOnce, rows: rowsAtOnce, promptLength, newTokens: maxRolloutTokens },
     scoring: {
       tokens: Math.min(scored.tokens, Math.max(MAX_TOKENS, promptLength + maxRolloutTokens)),
       predictions: rows * maxRolloutTokens,

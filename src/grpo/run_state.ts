@@ -1,6 +1,13 @@
 /** Where a run is: with weights, moments and settings, all that it needs to go on bit for bit. Plain JSON. */
+import type { Reward } from "./advantage.ts";
 import { NO_ALERTS, type AlertState } from "./alerts.ts";
 import type { Experience } from "./rollout.ts";
+
+/** What checkpoints are compared by. */
+export interface Score {
+  readonly by: "accuracy" | "reward";
+  readonly score: number;
+}
 
 export interface RunState {
   /** Train steps done. */
@@ -20,12 +27,12 @@ export interface RunState {
   /** Gradient steps that were not finite and changed nothing: the last ones in a row, and all. */
   skippedInRow: number;
   skipped: number;
-  /** Of each train step. */
-  meanRewards: readonly number[];
-  /** The checkpoint with the highest held-out accuracy or, without evaluations, mean reward. */
-  best: { readonly step: number; readonly score: number } | null;
-  /** Of the last evaluation. */
-  accuracy: number | null;
+  /** Of each train step; null where no reply could be judged. */
+  meanRewards: readonly Reward[];
+  /** The checkpoint with the highest held-out accuracy or, without evaluations, mean reward of its train step. */
+  best: ({ readonly step: number } & Score) | null;
+  /** The last evaluation, and after how many train steps it was. */
+  evaluated: { readonly step: number; readonly accuracy: number } | null;
   alerts: AlertState;
   /** sha256 of the reference policy's weights; null without a KL term. */
   referenceHash: string | null;
@@ -44,7 +51,7 @@ export const START: Readonly<RunState> = {
   skipped: 0,
   meanRewards: [],
   best: null,
-  accuracy: null,
+  evaluated: null,
   alerts: NO_ALERTS,
   referenceHash: null,
 };

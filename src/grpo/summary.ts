@@ -1,4 +1,5 @@
 /** The closing lines of a run: what was learned, and where the time went. */
+import type { Reward } from "./advantage.ts";
 
 export interface StepTimes {
   /** Seconds, TRL's name. */
@@ -14,7 +15,7 @@ export interface StepTimes {
 const MOST_LINES = 25;
 
 /** Mean reward per train step (some of them, of a long run), the split of the time, tokens per second of rollouts. */
-export function summaryLines(meanRewards: readonly number[], times: readonly StepTimes[]): string[] {
+export function summaryLines(meanRewards: readonly Reward[], times: readonly StepTimes[]): string[] {
   const total = (pick: (step: StepTimes) => number): number => times.reduce((sum, step) => sum + pick(step), 0);
   const rollouts = total(({ rolloutSeconds }) => rolloutSeconds);
   const training = total(({ trainingSeconds }) => trainingSeconds);
@@ -24,6 +25,7 @@ export function summaryLines(meanRewards: readonly number[], times: readonly Ste
   return [
     "-- Summary",
     ...shown.filter(({ step }) => step === 1 || step % every === 0 || step === shown.length).map(({ reward, step }) => {
+      if (reward === null) return `Train step ${step}: no reply could be judged`;
       const bar = "#".repeat(Math.round(30 * Math.min(1, Math.max(0, reward)))); // rewards may lie outside 0 to 1
       return `Train step ${step}: mean reward ${reward.toFixed(3)} ${bar}`;
     }),

@@ -37,16 +37,17 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { linearSchedule } from "../autograd/schedule.ts";
-import { NumericsError, runMain, UsageError } from "../cli.ts";
+import { NumericsError, runMain } from "../cli.ts";
+import { GpuError } from "../tensor/device.ts";
 import { judgeStep } from "./alerts.ts";
-import { parseCommand } from "./config.ts";
+import { parseCommand, stepsReplayed } from "./config.ts";
 import { openConsole, type RunConsole } from "./console.ts";
 import { dryRun } from "./dry_run.ts";
 import { evaluate } from "./evaluate.ts";
 import { evaluationMetrics, rolloutMetrics, updateMetrics, type MetricsRecord } from "./metrics.ts";
 import { writeReport } from "./report.ts";
 import { groupsOf, hasRewardSpread, rollout, type Experience } from "./rollout.ts";
-import { openRun, rememberGood, savePolicy, saveRun, type Run } from "./run.ts";
+import { openRun, positionOf, rememberGood, savePolicy, saveRun, type Run } from "./run.ts";
 import { stepTimes } from "./run_log.ts";
 import { listenForStop } from "./stop_signal.ts";
 import { summaryLines } from "./summary.ts";
@@ -64,7 +65,8 @@ async function main(): Promise<void> {
     () => view.close(),
   );
   try {
-    await train(run, view, () => stop.exitCode() !== null || run.state.trainStep === command.stopAt);
+    const { stopAt } = command;
+    await train(run, view, () => stop.exitCode() !== null || (stopAt !== null && run.state.trainStep >= stopAt));
     if (run.state.trainStep < run.config.trainSteps) {
       await saveRun(run);
       view.note(`stopped after train step ${run.state.trainStep}. Go on: ${resumeCommand(run)}`);
@@ -74,22 +76,38 @@ async function main(): Promise<void> {
       view.note(`trained model: ${await savePolicy(run, run.model, "model")}`);
     }
     view.note(`report: ${await writeReport(run.config.out)}`);
+  } catch (error) {
+    if (!(error instanceof GpuError)) await saveAfterFailure(run, view);
+    throw error;
   } finally {
     view.close();
     await run.close();
   }
 }
 
+/** Saves the train steps that are done and in no checkpoint yet, where a failure has left them whole. */
+async function saveAfterFailure(run: Run, view: RunConsole): Promise<void> {
+  try {
+    if (run.safe && run.safe.state.trainStep > run.savedStep) await saveRun(run, run.safe);
+  } catch (error) {
+    view.note(`the train steps since the last checkpoint could not be saved: ${(error as Error).message}`);
+  }
+  if (run.savedStep > 0) view.note(`saved after train step ${run.savedStep}. Go on: ${resumeCommand(run)}`);
+}
+
 /** The algorithm. */
 async function train(run: Run, view: RunConsole, isStopped: () => boolean): Promise<void> {
   const { config, task, model, buffer, log, state } = run;
-  if (state.trainStep === 0 && state.accuracy === null) await evaluatePolicy(run, view);
+  run.safe = positionOf(run);
+  await evaluatePolicy(run, view);
 
   while (state.trainStep < config.trainSteps && !isStopped()) {
     const { trainStep } = state;
+    run.safe = positionOf(run);
     const started = performance.now();
     view.phase("rollouts", trainStep);
     const { experiences, kept, timeouts, rounds } = await collect(run, view);
+    if (config.replay === "groups") buffer.forgetBefore(trainStep + 1 - stepsReplayed(config));
     buffer.add(run.reference ? await withReference(run.reference, kept, config.temperature) : kept);
     const rolledOut = performance.now();
 
@@ -101,16 +119,21 @@ async function train(run: Run, view: RunConsole, isStopped: () => boolean): Prom
     log.metrics(rolloutRecord);
     log.completions(experiences, task);
     const updates: MetricsRecord[] = [];
-    for (let gradStep = 0; gradStep < config.gradUpdatesPerStep && buffer.size > 0; gradStep++) {
-      updates.push(await update(run, view, gradStep));
+    for (let gradStep = 0; gradStep < config.gradUpdatesPerStep; gradStep++) {
+      const groups = drawGroups(run);
+      if (groups.length === 0) break;
+      run.safe = null;
+      updates.push(await update(run, view, gradStep, groups));
     }
-    if (updates.length === 0) view.note("note: no group to learn from yet: no gradient step");
+    if (updates.length === 0) view.note("note: no group to learn from: no gradient step");
 
+    const reward = typeof rolloutRecord["reward"] === "number" ? rolloutRecord["reward"] : null;
     state.trainStep += 1;
-    state.meanRewards = [...state.meanRewards, rolloutRecord.reward];
+    state.meanRewards = [...state.meanRewards, reward];
     warn(run, view, [rolloutRecord, ...updates]);
     log.timings(state.trainStep, stepTimes(started, rolledOut, experiences));
-    view.stepDone({ step: state.trainStep, reward: rolloutRecord.reward });
+    view.stepDone({ step: state.trainStep, reward });
+    run.safe = positionOf(run);
     await evaluatePolicy(run, view);
     await saveIfDue(run, view);
   }
@@ -140,7 +163,7 @@ async function collect(
       overlongBuffer: config.overlongBuffer,
     });
     state.promptsDrawn += prompts.length;
-    state.samplesDrawn += config.rolloutCount;
+    state.samplesDrawn += drawn.samples;
     rounds += 1;
     timeouts += drawn.timeouts;
     for (const experience of drawn.experiences) {
@@ -157,10 +180,11 @@ async function collect(
 }
 
 /** One gradient step on drawn groups, with its console line and its record. */
-async function update(run: Run, view: RunConsole, gradStep: number): Promise<MetricsRecord> {
+async function update(
+  run: Run, view: RunConsole, gradStep: number, groups: readonly Experience[][],
+): Promise<MetricsRecord> {
   const { config, task, model, optimizer, buffer, state, log } = run;
   const { trainStep } = state;
-  const groups = drawGroups(run);
   const weights = task.functions.map(({ weight }) => weight);
   const advantages = advantagesOf(groups, buffer.experiences, config, weights);
   const totalSteps = config.trainSteps * config.gradUpdatesPerStep;
@@ -179,14 +203,11 @@ async function update(run: Run, view: RunConsole, gradStep: number): Promise<Met
   return record;
 }
 
+/** None where the buffer holds none: no reply could be judged, or no group had spread. */
 function drawGroups({ config, buffer, random }: Run): Experience[][] {
   if (config.replay === "groups") return buffer.drawGroups(config.groupsPerUpdate, random.next);
-  try {
-    return Array.from({ length: config.groupsPerUpdate }, () => buffer.sampleGroup(config.groupSize, random.next));
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error;
-    throw new UsageError(`${error.message}. Fix: a smaller --group-size, or a larger --replay-buffer-capacity`);
-  }
+  const drawn = Array.from({ length: config.groupsPerUpdate }, () => buffer.sampleGroup(config.groupSize, random.next));
+  return drawn.filter((group) => group.length > 0);
 }
 
 /** A gradient step that is not finite changes nothing (adamw.ts). After so many in a row nothing ever will. */
@@ -205,12 +226,12 @@ async function giveUp(run: Run, { objective, gradNorm }: { objective: number; gr
   );
 }
 
-/** Held-out accuracy before the first train step, every so many, and after the last. */
+/** Held-out accuracy before the first train step, every so many, and after the last; once for the same weights. */
 async function evaluatePolicy(run: Run, view: RunConsole): Promise<void> {
   const { config, state, log } = run;
   const { trainStep } = state;
   const isDue = trainStep % config.evalEvery === 0 || trainStep === config.trainSteps;
-  if (config.evalEvery === 0 || !isDue) return;
+  if (config.evalEvery === 0 || !isDue || state.evaluated?.step === trainStep) return;
   view.phase("evaluating", trainStep);
   const evaluation = await evaluate(run.model, run.codec, run.task, {
     prompts: config.evalPrompts,
@@ -221,9 +242,9 @@ async function evaluatePolicy(run: Run, view: RunConsole): Promise<void> {
     seed: config.seed,
   });
   if (evaluation === null) return;
-  state.accuracy = evaluation.accuracy;
   log.metrics(evaluationMetrics(trainStep, evaluation));
   log.evaluation(trainStep, evaluation);
+  state.evaluated = { step: trainStep, accuracy: evaluation.accuracy };
   const { accuracy, passAtK } = evaluation;
   const best = passAtK.at(-1);
   view.evaluated({ step: trainStep, accuracy, ...(best ? { passAtK: best.value } : {}) });

@@ -12,7 +12,7 @@ import type { Variable } from "../autograd/variable.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { scopeAsync } from "../tensor/memory.ts";
 import { readAll, type Tensor } from "../tensor/tensor.ts";
-import { advantages, decoupledAdvantages, type AdvantageOptions } from "./advantage.ts";
+import { advantages, average, decoupledAdvantages, greatest, type AdvantageOptions } from "./advantage.ts";
 import { completionLogProbs, readLogProbs } from "./completion_log_probs.ts";
 import { objectiveOptions, type TrainConfig } from "./config.ts";
 import { lossMetrics, type LossReadback } from "./loss_metrics.ts";
@@ -224,7 +224,7 @@ export async function logProbGap(
   const gaps = experiences.flatMap(({ logProbs }, row) =>
     logProbs.map((value, i) => Math.abs(value - values[row]![i]!)),
   );
-  return { mean: gaps.reduce((sum, gap) => sum + gap, 0) / gaps.length, max: Math.max(...gaps) };
+  return { mean: average(gaps), max: greatest(gaps) };
 }
 
 /** The experiences with log pi_ref of their tokens: computed once, though they may be in many groups. */

@@ -3,7 +3,7 @@
  * Every entry loads its model here; the text side can be had first, for those that want prompts before weights.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { isAbsolute, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { encodeChat, type ChatMessage } from "../data/chat_template.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
@@ -32,8 +32,14 @@ export interface ChatModel extends ChatText {
   readonly model: Gpt;
 }
 
-/** The model that comes with the project. */
-export const DEFAULT_MODEL = fileURLToPath(new URL("../../weights", import.meta.url));
+const WEIGHTS = fileURLToPath(new URL("../../weights", import.meta.url));
+const FROM_HERE = relative(process.cwd(), WEIGHTS);
+
+/**
+ * The model that comes with the project, as seen from the working directory if it lies below it: the settings that a
+ * run saves are then those of any machine.
+ */
+export const DEFAULT_MODEL = FROM_HERE.startsWith("..") || isAbsolute(FROM_HERE) ? WEIGHTS : FROM_HERE;
 
 /**
  * Loads a Hugging Face directory.

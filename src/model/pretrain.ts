@@ -66,6 +66,8 @@ interface Flags extends Omit<PretrainSettings, "corpora" | "init"> {
 
 /** Settings that a model brings with it, by their names in `PretrainSettings`. */
 const SHAPE_FLAGS = ["vocab", "hidden", "layers", "heads", "kvHeads", "headSize", "mlp"] as const;
+/** What may be given when a run is resumed; the rest it brings with it. */
+const RESUME_FLAGS = ["resume", "evalEvery", "saveEvery", "stopAt"];
 const MAX_POSITIONS = 512;
 const MAX_GRAD_NORM = 1;
 const VALIDATION_BATCHES = 16;
@@ -104,6 +106,13 @@ async function main(): Promise<void> {
   }
   if ((flags.out === undefined) === (flags.resume === undefined)) {
     throw new UsageError("give either --out DIR for a new run or --resume DIR for an old one");
+  }
+  const fixed = program.options.find((option) => {
+    const name = option.attributeName();
+    return program.getOptionValueSource(name) === "cli" && !RESUME_FLAGS.includes(name);
+  });
+  if (flags.resume !== undefined && fixed !== undefined) {
+    throw new UsageError(`${fixed.long} cannot change when a run is resumed. Fix: drop it, or start a new run`);
   }
   await openGpu();
   console.error(`adapter: ${describeGpu()}`);

@@ -15,8 +15,8 @@ import { loadTokenizer } from "../data/tokenizer.ts";
 import { permutation, seededRandom } from "../random.ts";
 import type { TextSource } from "./model_card.ts";
 
-export const END_OF_TEXT = "<|endoftext|>";
-export const END_OF_TURN = "<|im_end|>";
+const END_OF_TEXT = "<|endoftext|>";
+const END_OF_TURN = "<|im_end|>";
 const SPECIAL_TOKENS = [END_OF_TEXT, "<|im_start|>", END_OF_TURN];
 
 /** One dialogue in this many is held out for the validation loss. */

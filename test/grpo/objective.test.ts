@@ -6,11 +6,9 @@ import { describe, expect, test } from "vitest";
 import { backward } from "../../src/autograd/backward.ts";
 import * as ops from "../../src/autograd/ops.ts";
 import { constant, parameter } from "../../src/autograd/variable.ts";
-import { groupAdvantages } from "../../src/grpo/advantage.ts";
 import {
   checkOptions,
   evaluateObjective,
-  isObjectiveName,
   OBJECTIVES,
   type ObjectiveName,
 } from "../../src/grpo/objective.ts";
@@ -27,7 +25,7 @@ import { scope, scopeAsync } from "../../src/tensor/memory.ts";
 import { readAll, tensor } from "../../src/tensor/tensor.ts";
 import { expectClose } from "../support/gradcheck.ts";
 import "../support/gpu.ts";
-import { evaluate, type Group } from "../support/objectives.ts";
+import { evaluate, groupAdvantages, isObjectiveName, type Group } from "../support/objectives.ts";
 import { loadNanoRl, type NanoRlCase } from "../support/oracles.ts";
 
 const count = (rows: readonly (readonly number[])[]): number => rows.reduce((sum, row) => sum + row.length, 0);

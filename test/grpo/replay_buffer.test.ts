@@ -80,11 +80,11 @@ test("a group never mixes prompts, and prompts are drawn by their share", () => 
   expect(Math.abs(drawn.a - 750)).toBeLessThan(60);
 });
 
-test("no group large enough is an error that says so", () => {
+test("no group large enough: none is drawn", () => {
   const buffer = new ReplayBuffer(50);
-  expect(() => buffer.sampleGroup(2, seededRandom(1))).toThrow(/no 2 experiences of one prompt \(0 in all\)/);
+  expect(buffer.sampleGroup(2, seededRandom(1))).toEqual([]);
   buffer.add([...numbered(0, 3, "a"), ...numbered(3, 6, "b")]);
-  expect(() => buffer.sampleGroup(4, seededRandom(1))).toThrow(RangeError);
+  expect(buffer.sampleGroup(4, seededRandom(1))).toEqual([]);
   expect(buffer.sampleGroup(3, seededRandom(1))).toHaveLength(3);
 });
 
@@ -120,6 +120,18 @@ describe("whole groups", () => {
     buffer.add([41, 42, 43].map((reward) => experience(reward, "q", "4")));
     expect(groupsOf(buffer.drawGroups(9, random)).sort()).toEqual(["1", "2", "3", "4"]);
   });
+});
+
+test("forgets earlier train steps, and begins a new pass", () => {
+  const buffer = new ReplayBuffer(50);
+  const ofStep = (trainStep: number): Experience[] =>
+    [1, 2].map((i) => ({ ...experience(10 * trainStep + i, "q", `${trainStep}`), trainStep }));
+  for (const step of [0, 1, 2]) buffer.add(ofStep(step));
+  buffer.drawGroups(1, seededRandom(1));
+  buffer.forgetBefore(1);
+  expect(buffer.drawGroups(9, seededRandom(1)).map(rewards).sort()).toEqual([[11, 12], [21, 22]]);
+  buffer.forgetBefore(3);
+  expect(buffer.drawGroups(9, seededRandom(1))).toEqual([]);
 });
 
 test("a buffer that is made of another's experiences goes on where that one was", () => {

@@ -51,7 +51,7 @@ const TASKS = {
   digit: `${SMALL} --rollout-count 6 --max-rollout-tokens 2 --grad-updates-per-step 2 --beta 0.01`,
   arithmetic:
     `--preset arithmetic ${SMALL} --prompts-per-step 3 --rollout-count 4 --max-rollout-tokens 2 --groups-per-update 3 ` +
-    "--eval-every 4 --eval-prompts 6 --eval-samples 2 --dynamic-sampling 1 --replay-buffer-capacity 20",
+    "--eval-every 4 --eval-prompts 6 --eval-samples 2 --dynamic-sampling 1 --replay-buffer-capacity 24",
 };
 
 describe.each(Object.entries(TASKS))("%s: interrupted or not, the same bytes", (name, task) => {

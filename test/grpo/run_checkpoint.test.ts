@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { adamw } from "../../src/autograd/adamw.ts";
 import {
-  exactJson, findRunCheckpoint, openRunCheckpoint, saveRunCheckpoint, truncateLogs,
+  exactJson, findRunCheckpoint, openRunCheckpoint, saveRunCheckpoint, cutLogs,
 } from "../../src/grpo/run_checkpoint.ts";
 import { checkpointsOf, lockRun } from "../../src/grpo/run_directory.ts";
 import { loadGpt } from "../../src/model/checkpoint.ts";
@@ -93,7 +93,7 @@ describe("a run with a model", () => {
     const optimizer = busyOptimizer(model);
     const state = madeUpState(3, {
       replay: [{ ...EXPERIENCE, logProbs: [0.1 + 0.2, -0, 5e-324, 1e21, -(2 ** 53), 1 / 3], text: "\ud800 é \"\n" }],
-      best: { step: 2, score: -0 },
+      best: { step: 2, score: -0, by: "accuracy" },
     });
     const config = { seed: 1, nested: { list: [null, true, "x"] } };
     logStep(run, 1);
@@ -212,9 +212,9 @@ describe("a damaged checkpoint is refused by the name of the file", () => {
   test("a newer schema: both versions are named", async () => {
     const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
     const path = join(pathOf(1), "manifest.json");
-    writeFileSync(path, JSON.stringify({ schema: 2, webgrpo: "9.0.0", unheardOf: true }));
+    writeFileSync(path, JSON.stringify({ schema: 3, webgrpo: "9.0.0", unheardOf: true }));
     expect(await messageOf(openRunCheckpoint(pathOf(1)))).toBe(
-      `${path} has schema 2, of webgrpo 9.0.0; this is webgrpo ${version}, which reads schema 1. Fix: update webgrpo`,
+      `${path} has schema 3, of webgrpo 9.0.0; this is webgrpo ${version}, which reads schema 2. Fix: update webgrpo`,
     );
   });
 });
@@ -228,9 +228,9 @@ describe("what is kept", () => {
   test("and the best", async () => {
     await saveSteps([8, 9, 10]);
     logStep(run, 11);
-    await saveMadeUp(run, madeUpState(11, { best: { step: 8, score: 1 } }), { keepLast: 2 });
+    await saveMadeUp(run, madeUpState(11, { best: { step: 8, score: 1, by: "reward" } }), { keepLast: 2 });
     expect(stepsOf()).toEqual([8, 10, 11]);
-    await saveMadeUp(run, madeUpState(12, { best: { step: 12, score: 2 } }), { keepLast: 1 });
+    await saveMadeUp(run, madeUpState(12, { best: { step: 12, score: 2, by: "reward" } }), { keepLast: 1 });
     expect(stepsOf()).toEqual([12]);
   });
 
@@ -249,7 +249,7 @@ describe("what is kept", () => {
   test("an older one resumed: the later ones go when it is saved, and not before", async () => {
     await saveSteps([1, 2, 5, 6]);
     const { checkpoint } = await findRunCheckpoint(pathOf(2), runs);
-    await truncateLogs(run, checkpoint.logs);
+    cutLogs(run, checkpoint.logs);
     expect(stepsOf()).toEqual([1, 2, 5, 6]);
     await saveSteps([3]);
     expect(stepsOf()).toEqual([1, 2, 3]);
@@ -392,7 +392,7 @@ describe("logs", () => {
     writeFileSync(join(run, "new.jsonl"), "later");
     const { checkpoint } = await findRunCheckpoint(run, runs);
     const empty = { bytes: 0, sha256: "" };
-    await truncateLogs(run, { ...checkpoint.logs, "new.jsonl": empty, "never.jsonl": empty });
+    cutLogs(run, { ...checkpoint.logs, "new.jsonl": empty, "never.jsonl": empty });
     expect(loggedSteps(run)).toEqual([1]);
     expect(readFileSync(join(run, "new.jsonl"), "utf8")).toBe("");
     expect(existsSync(join(run, "never.jsonl"))).toBe(false);
@@ -400,22 +400,20 @@ describe("logs", () => {
 
   test("shorter than they were, missing, or changed: refused, nothing is cut", async () => {
     await saveSteps([1, 2]);
-    const { logs } = await openRunCheckpoint(pathOf(2));
     truncateSync(log(), 21);
     const fix = "Fix: put the file of that time back, or resume an older checkpoint";
-    expect(await messageOf(truncateLogs(run, logs))).toBe(
-      `${log()} has 21 bytes; the checkpoint was saved with 22 bytes of it. ${fix}`,
-    );
+    const refusal = (): Promise<string> => messageOf(findRunCheckpoint(pathOf(2), runs));
+    expect(await refusal()).toBe(`${log()} has 21 bytes; step-000002 was saved with 22 bytes of it. ${fix}`);
     writeFileSync(log(), '{"step":1}\n{"step":3}\n{"step":4}\n');
-    expect(await messageOf(truncateLogs(run, logs))).toContain("has changed in the 22 bytes that the checkpoint was");
+    expect(await refusal()).toContain("has changed in the 22 bytes that step-000002 was");
     expect(readFileSync(log()).length).toBe(33);
     rmSync(log());
-    expect(await messageOf(truncateLogs(run, logs))).toContain("metrics.jsonl is missing");
+    expect(await refusal()).toContain("metrics.jsonl is missing");
   });
 
   test("an older checkpoint resumed, killed before a save: newer ones no longer fit and are passed over", async () => {
     await saveSteps([1, 2, 3]);
-    await truncateLogs(run, (await openRunCheckpoint(pathOf(1))).logs);
+    cutLogs(run, (await openRunCheckpoint(pathOf(1))).logs);
     for (const step of [20, 30, 40]) logStep(run, step);
     const { checkpoint, skipped } = await findRunCheckpoint(run, runs);
     expect(checkpoint.state.trainStep).toBe(1);

@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
-import { findRunCheckpoint, truncateLogs } from "../../src/grpo/run_checkpoint.ts";
+import { findRunCheckpoint, cutLogs } from "../../src/grpo/run_checkpoint.ts";
 import { checkpointsOf, lockRun } from "../../src/grpo/run_directory.ts";
 import { hasTensorsOf, loggedSteps, logStep, madeUpState, saveMadeUp } from "../support/made_up_run.ts";
 
@@ -82,7 +82,7 @@ test.each(SAVES)("dying at every change while it saves $name", async ({ name, be
   }
   if (resume !== undefined) {
     const { checkpoint } = await findRunCheckpoint(join(template, `checkpoints/step-00000${resume}`), "");
-    await truncateLogs(template, checkpoint.logs);
+    cutLogs(template, checkpoint.logs);
   }
   if (step > newest[0]!) logStep(template, step);
 
@@ -98,7 +98,7 @@ test.each(SAVES)("dying at every change while it saves $name", async ({ name, be
     expect(hasTensorsOf(checkpoint.directory, trainStep)).toBe(true);
     // Later steps may still be there, though not in the way: the log has gone on without them.
     expect(skipped.filter((reason) => !/metrics.jsonl (has changed|has \d+ bytes;)/.test(reason))).toEqual([]);
-    await truncateLogs(run, checkpoint.logs);
+    cutLogs(run, checkpoint.logs);
     await saveMadeUp(run, checkpoint.state, { keepLast: 2 });
     expect(hiddenIn(run)).toEqual([]);
     rmSync(run, { recursive: true });
@@ -145,7 +145,7 @@ test(`killed ${KILLS} times`, { timeout: 20_000 + 4_000 * KILLS }, async () => {
     expect(hasTensorsOf(checkpoint.directory, trainStep)).toBe(true);
 
     const release = lockRun(run); // the dead process's does not count
-    await truncateLogs(run, checkpoint.logs);
+    cutLogs(run, checkpoint.logs);
     expect(loggedSteps(run)).toEqual(Array.from({ length: trainStep }, (_, i) => i + 1));
     await saveMadeUp(run, checkpoint.state, { keepLast: 2 });
     release();

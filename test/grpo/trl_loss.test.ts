@@ -8,13 +8,14 @@ import { backward } from "../../src/autograd/backward.ts";
 import * as ops from "../../src/autograd/ops.ts";
 import { parameter } from "../../src/autograd/variable.ts";
 import { lossMetrics } from "../../src/grpo/loss_metrics.ts";
-import { evaluateObjective, isObjectiveName, type ObjectiveName } from "../../src/grpo/objective.ts";
+import { evaluateObjective, type ObjectiveName } from "../../src/grpo/objective.ts";
 import { entropyBonus, highEntropyMask, offPolicyMask, policyWeightRows } from "../../src/grpo/objective_masks.ts";
 import { maskedTokens, padRows, type Batch, type ObjectiveOptions } from "../../src/grpo/objective_parts.ts";
 import { scopeAsync } from "../../src/tensor/memory.ts";
 import { readAll } from "../../src/tensor/tensor.ts";
 import { expectClose, relativeToLargest } from "../support/gradcheck.ts";
 import "../support/gpu.ts";
+import { isObjectiveName } from "../support/objectives.ts";
 import { loadTrlLosses, type TrlConfig, type TrlLossCase } from "../support/oracles.ts";
 
 const cases = loadTrlLosses();

@@ -7,6 +7,7 @@ import { createGpt, arangePositions, disposeGpt, frozen, hiddenStates, logits, t
 import {
   LengthError,
   promptStream,
+  repeatsOf,
   sampleCompletions,
   type Completion,
   type SamplingOptions,
@@ -274,6 +275,13 @@ describe("a sample depends on seed, prompt, number and position only", () => {
     expect(new Set(tokensOf(eight!).map(String)).size).toBe(8);
     const [rest] = await sampleCompletions(model, [prompts[1]!], 5, { ...options, firstSample: 3 });
     expect(tokensOf(rest!)).toEqual(tokensOf(eight!).slice(3));
+  });
+
+  test("a prompt that stands in a batch twice draws other samples the second time", async () => {
+    const [all] = await sampleCompletions(model, [prompts[1]!], 6, options);
+    const twice = await sampleCompletions(model, [prompts[1]!, prompts[0]!, prompts[1]!], 3, options);
+    expect([...tokensOf(twice[0]!), ...tokensOf(twice[2]!)]).toEqual(tokensOf(all!));
+    expect(repeatsOf([[1], [2], [1], [1, 2], [1]])).toEqual([0, 0, 1, 0, 2]);
   });
 
   test("prompts have streams of their own", () => {

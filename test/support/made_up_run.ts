@@ -6,7 +6,7 @@
 import { appendFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { findRunCheckpoint, saveRunFiles, truncateLogs } from "../../src/grpo/run_checkpoint.ts";
+import { findRunCheckpoint, saveRunFiles, cutLogs } from "../../src/grpo/run_checkpoint.ts";
 import { checkpointsOf, lockRun } from "../../src/grpo/run_directory.ts";
 import { START, type RunState } from "../../src/grpo/run_state.ts";
 import type { Experience } from "../../src/grpo/rollout.ts";
@@ -72,7 +72,7 @@ async function runUntilKilled(run: string): Promise<never> {
   let step = 0;
   if (checkpointsOf(run).length > 0) {
     const { checkpoint } = await findRunCheckpoint(run, "");
-    await truncateLogs(run, checkpoint.logs);
+    cutLogs(run, checkpoint.logs);
     step = checkpoint.state.trainStep;
   } else {
     writeFileSync(join(run, "metrics.jsonl"), "");

@@ -4,7 +4,8 @@
  */
 import { backward } from "../../src/autograd/backward.ts";
 import { parameter } from "../../src/autograd/variable.ts";
-import { evaluateObjective, type ObjectiveName } from "../../src/grpo/objective.ts";
+import { advantages } from "../../src/grpo/advantage.ts";
+import { evaluateObjective, OBJECTIVES, type ObjectiveName } from "../../src/grpo/objective.ts";
 import {
   padRows,
   wholeStep,
@@ -14,6 +15,11 @@ import {
 } from "../../src/grpo/objective_parts.ts";
 import { scopeAsync } from "../../src/tensor/memory.ts";
 import { readAll } from "../../src/tensor/tensor.ts";
+
+/** The reference experiment's advantages of one group: baseline mean, scale group, ddof 1. */
+export const groupAdvantages = (rewards: readonly number[], delta = 1e-6): number[] => advantages([rewards], { delta })[0]!;
+
+export const isObjectiveName = (name: string): name is ObjectiveName => Object.hasOwn(OBJECTIVES, name);
 
 export type Rows = readonly (readonly number[])[];
 

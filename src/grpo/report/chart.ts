@@ -13,7 +13,7 @@ export interface Size {
 }
 
 /** In units that are about a pixel where a card has its usual width; text stays legible when that is a phone's. */
-export const CARD: Size = { width: 380, height: 190 };
+const CARD: Size = { width: 380, height: 190 };
 export const WIDE: Size = { width: 760, height: 280 };
 export const HALF: Size = { width: 560, height: 210 };
 
