@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 /**
- * Makes a fresh clone runnable, and does only what is missing: `npm start` and `npm test` run it first every time.
+ * Makes a fresh clone, or the package from npm, runnable, and does only what is missing: `npm start` and `npm test` run it first every time.
  *
  *   1. checks the version of Node;
- *   2. runs `npm ci` if a package of package-lock.json is not installed;
+ *   2. installs what package-lock.json lists and is not there;
  *   3. on Linux, puts a software Vulkan driver into `.cache/gpu` (software_driver.mjs) if there is no WebGPU adapter;
  *   4. compiles the demo's shaders for that driver (warm_shaders.ts), which takes seconds.
  *
@@ -12,6 +12,7 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { hostname } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -19,6 +20,8 @@ import { installSoftwareDriver } from "./software_driver.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const cache = join(root, ".cache");
+/** Part of a clone; npm leaves it out of the package that it publishes. */
+const lockFile = join(root, "package-lock.json");
 const driverFolder = join(cache, "gpu");
 const softwareDriver = join(driverFolder, "lib", "libvulkan_lvp.so");
 /** Where the driver keeps what it compiled (src/tensor/driver.ts). */
@@ -49,12 +52,13 @@ function checkNodeVersion() {
 /**
  * Compares package-lock.json with the copy that npm leaves in node_modules as its last step, so that an interrupted
  * installation counts as missing and one made by hand counts as done. Optional packages (binaries for other platforms)
- * may be absent.
+ * may be absent. Without package-lock.json this is an unpacked package, and whoever installed it has its dependencies.
  */
 function packagesInstalled() {
+  if (!existsSync(lockFile)) return resolves("webgpu");
   const copy = join(root, "node_modules", ".package-lock.json");
   if (!existsSync(copy)) return false;
-  const wanted = readPackages(join(root, "package-lock.json"));
+  const wanted = readPackages(lockFile);
   const installed = readPackages(copy);
   return Object.keys(wanted).every((path) => {
     if (path === "") return true; // the project itself
@@ -64,23 +68,38 @@ function packagesInstalled() {
 }
 
 /**
- * @param {string} lockFile
+ * @param {string} name of a package
+ * @returns {boolean} whether a program of this project would find it
+ */
+function resolves(name) {
+  try {
+    createRequire(join(root, "package.json")).resolve(name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * @param {string} file package-lock.json or npm's copy of it
  * @returns {Record<string, { version?: string, optional?: boolean }>} packages by path
  */
-function readPackages(lockFile) {
-  return JSON.parse(readFileSync(lockFile, "utf8")).packages;
+function readPackages(file) {
+  return JSON.parse(readFileSync(file, "utf8")).packages;
 }
 
 function installPackages() {
-  console.error("setup: installing the npm packages (about 220 MB, only this once)");
-  // Through a shell, because npm is a .cmd file on Windows. The dev packages hold the type checker and the test runner.
-  const npm = spawnSync("npm ci --include=dev --no-audit --no-fund", { cwd: root, shell: true, encoding: "utf8" });
+  console.error("setup: installing the npm packages (about 240 MB, only this once)");
+  // The dev packages of a clone hold the type checker and the test runner.
+  const command = existsSync(lockFile) ? "npm ci --include=dev" : "npm install --omit=dev";
+  // Through a shell, because npm is a .cmd file on Windows.
+  const npm = spawnSync(`${command} --no-audit --no-fund`, { cwd: root, shell: true, encoding: "utf8" });
   if (npm.status === 0) return;
   const lines = npm.stderr.split("\n").filter((line) => line.trim() !== "" && !line.startsWith("npm warn"));
   const reason = lines.find((line) => !/^npm error (code|errno|syscall) /.test(line)) ?? `exit status ${npm.status}`;
   throw new Error(
-    `npm ci failed (${reason.replace(/^npm error /, "").trim()}). ` +
-      "Fix: check the network connection and run the command again; `npm ci` shows the details",
+    `${command} failed (${reason.replace(/^npm error /, "").trim()}). ` +
+      `Fix: check the network connection and run the command again; \`${command}\` shows the details`,
   );
 }
 

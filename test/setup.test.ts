@@ -96,6 +96,17 @@ describe.skipIf(process.platform === "win32")("setup: packages", () => {
     expect(calls()).toEqual([]);
   });
 
+  test("without package-lock.json, as unpacked from npm, takes what is found, or installs without dev packages", async () => {
+    rmSync(join(root, "package-lock.json"));
+    expect(await setup()).toEqual({ status: 0, stdout: "", complaints: [] });
+    rmSync(join(root, "node_modules"), { recursive: true });
+    stub("npm", `mkdir -p node_modules/webgpu; cp "${root}/kept/"* node_modules/webgpu`);
+    write("kept/package.json", '{ "type": "module", "main": "index.js" }');
+    write("kept/index.js", someAdapter);
+    expect((await setup()).status).toBe(0);
+    expect(calls()).toEqual(["npm install --omit=dev --no-audit --no-fund"]);
+  });
+
   test.each([
     ["missing", () => rmSync(join(root, "node_modules/.package-lock.json"))],
     ["outdated", () => write("package-lock.json", '{ "packages": { "node_modules/webgpu": { "version": "2.0.0" } } }')],
@@ -107,7 +118,7 @@ describe.skipIf(process.platform === "win32")("setup: packages", () => {
     expect(outcomes.map(({ status }) => status)).toEqual([0, 0]);
     expect(calls()).toEqual(["npm ci --include=dev --no-audit --no-fund"]);
     const complaints = outcomes.flatMap((outcome) => outcome.complaints);
-    expect(complaints).toContain("setup: installing the npm packages (about 220 MB, only this once)");
+    expect(complaints).toContain("setup: installing the npm packages (about 240 MB, only this once)");
     expect(existsSync(join(root, ".cache/setup.lock"))).toBe(false);
   });
 
@@ -122,7 +133,7 @@ describe.skipIf(process.platform === "win32")("setup: packages", () => {
     stub("npm", 'echo "npm error code ENOTFOUND" >&2; echo "npm error network is unreachable" >&2; exit 1');
     const { status, complaints } = await setup();
     expect(status).toBe(1);
-    expect(complaints.slice(1)).toEqual([expect.stringMatching(/npm ci failed \(network is unreachable\)\. Fix: /)]);
+    expect(complaints.slice(1)).toEqual([expect.stringMatching(/npm ci --include=dev failed \(network is unreachable\)\. Fix: /)]);
     await setup();
     expect(calls()).toHaveLength(2);
   });
