@@ -10,15 +10,23 @@ import { gradientsOf } from "./backward.ts";
 import { detach, parameter, recordJoint, type Variable } from "./variable.ts";
 
 /**
- * block(inputs), recorded as one operation. Everything the gradient flows to must be among `inputs`: the block must not
- * reach for tracked Variables from outside, whose gradients would be lost.
+ * block(inputs), recorded as one operation. Everything the gradient flows to must be among `inputs`.
+ * @throws Error when the block reaches for a tracked Variable from outside, whose gradient would be lost.
  */
 export function checkpoint(
   inputs: readonly Variable[],
   block: (inputs: readonly Variable[]) => Variable,
 ): Variable {
-  // Detached inputs record nothing, and what the block allocates is freed with the scope, but for its result.
-  const { value } = scope(() => block(inputs.map(detach)));
+  // Detached inputs record nothing, and what the block allocates is freed with the scope, but for its result. A result
+  // that is tracked all the same can only come from outside.
+  const { value } = scope(() => {
+    const y = block(inputs.map(detach));
+    if (!y.tracked) return y;
+    throw new Error(
+      "checkpoint: the block uses a tracked Variable that is not among its inputs, so its gradient would be lost. " +
+        "Fix: pass it as an input, or detach it",
+    );
+  });
   return recordJoint("checkpoint", value, inputs, (dy, into) => {
     const leaves = inputs.map((input) => (input.tracked ? parameter(input.value) : detach(input)));
     return gradientsOf(block(leaves), leaves, dy, into);

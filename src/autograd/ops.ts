@@ -62,12 +62,12 @@ export function div(a: Variable, b: Variable): Variable {
   );
 }
 
-/** a^b for tensors; da = dy b a^(b-1), db = dy y log(a) (0 where a = 0, as PyTorch has it) */
+/** a^b for tensors; da = dy b a^(b-1) (0 where b = 0), db = dy y log(a) (0 where a = 0): as PyTorch has it */
 export function pow(a: Variable, b: Variable): Variable {
   const y = el.pow(a.value, b.value);
   return record(
     "pow", y,
-    [a, (dy) => reduce.sumTo(el.mul(dy, el.mul(b.value, el.pow(a.value, el.addScalar(b.value, -1)))), a.value.shape)],
+    [a, (dy) => reduce.sumTo(el.mul(dy, el.powSlope(a.value, b.value)), a.value.shape)],
     [b, (dy) => reduce.sumTo(el.mul(dy, el.powLog(y, a.value)), b.value.shape)],
   );
 }
@@ -118,10 +118,10 @@ export function mulScalar(x: Variable, c: number): Variable {
   return record("mulScalar", el.mulScalar(x.value, c), [x, (dy) => el.mulScalar(dy, c)]);
 }
 
-/** x^c; dx = dy c x^(c-1) */
+/** x^c; dx = dy c x^(c-1), and 0 for c = 0, also where x^-1 is infinite */
 export function powScalar(x: Variable, c: number): Variable {
-  const y = el.powScalar(x.value, c);
-  return record("powScalar", y, [x, (dy) => el.mul(dy, el.mulScalar(el.powScalar(x.value, c - 1), c))]);
+  const slope = (): Tensor => c === 0 ? el.fill(x.value.shape, 0) : el.mulScalar(el.powScalar(x.value, c - 1), c);
+  return record("powScalar", el.powScalar(x.value, c), [x, (dy) => el.mul(dy, slope())]);
 }
 
 /** min(max(x, low), high); no gradient outside [low, high], as PyTorch has it. */
@@ -170,22 +170,22 @@ export function tanh(x: Variable): Variable {
   return record("tanh", y, [x, (dy) => el.tanhBackward(y, dy)]);
 }
 
-/** x Phi(x) with the exact normal distribution function (torch.nn.functional.gelu) */
+/** x Phi(x) with the exact normal distribution function (torch.nn.functional.gelu); dx = dy (Phi(x) + x phi(x)) */
 export function gelu(x: Variable): Variable {
   return record("gelu", el.gelu(x.value), [x, (dy) => el.geluBackward(x.value, dy)]);
 }
 
-/** GELU by the tanh formula (GPT-2's `gelu_new`) */
+/** GELU by the tanh formula (GPT-2's `gelu_new`); dx is in activation.wgsl */
 export function geluTanh(x: Variable): Variable {
   return record("geluTanh", el.geluTanh(x.value), [x, (dy) => el.geluTanhBackward(x.value, dy)]);
 }
 
-/** x sigmoid(x) */
+/** x s with s = sigmoid(x); dx = dy s (1 + x (1 - s)) */
 export function silu(x: Variable): Variable {
   return record("silu", el.silu(x.value), [x, (dy) => el.siluBackward(x.value, dy)]);
 }
 
-/** silu(gate) * up in one kernel, the MLP of Llama and Qwen; recomputes the sigmoid in backward */
+/** silu(gate) up, the MLP of Llama and Qwen; dGate = dy up silu'(gate), dUp = dy silu(gate), sigmoid computed again */
 export function swiglu(gate: Variable, up: Variable): Variable {
   return recordJoint("swiglu", el.swiglu(gate.value, up.value), [gate, up], (dy) => {
     const { dGate, dUp } = el.swigluBackward(gate.value, up.value, dy);
@@ -294,9 +294,10 @@ export function matmul(a: Variable, b: Variable, options: MatmulOptions & Addend
   const { transposeA = false, transposeB = false, bias, residual } = options;
   if (b.value.shape.length === 2 && a.value.shape.length > 2 && !transposeA) {
     // One large product instead of a batch: [B, T, C] x [C, V] is [B T, C] x [C, V].
-    const rows = (x: Variable): Variable => reshape(x, [-1, x.value.shape.at(-1)!]);
+    const leading = (x: Variable): Shape => x.value.shape.slice(0, -1);
+    const rows = (x: Variable): Variable => reshape(x, [sizeOf(leading(x)), x.value.shape.at(-1)!]);
     const y = matmul(rows(a), b, { transposeB, bias, residual: residual && rows(residual) });
-    return reshape(y, [...a.value.shape.slice(0, -1), y.value.shape[1]!]);
+    return reshape(y, [...leading(a), y.value.shape[1]!]);
   }
   const y = matmulKernel(a.value, b.value, {
     transposeA, transposeB, bias: bias?.value, residual: residual?.value,
@@ -339,15 +340,15 @@ function productEdges(a: Variable, b: Variable, options: MatmulOptions): [Variab
 
 // ---- softmax and losses -------------------------------------------------------------------------------------------
 
-/** Runs an operation of the last axis along another one. */
-function alongAxis(x: Variable, axis: number, op: (x: Variable) => Variable): Variable {
+/** Runs an operation of the last axis, called `name`, along another one. */
+function alongAxis(name: string, x: Variable, axis: number, op: (x: Variable) => Variable): Variable {
   const last = x.value.shape.length - 1;
-  return normalizeAxis("softmax", axis, x.value.shape) === last ? op(x) : transpose(op(transpose(x, axis, -1)), axis, -1);
+  return normalizeAxis(name, axis, x.value.shape) === last ? op(x) : transpose(op(transpose(x, axis, -1)), axis, -1);
 }
 
 /** exp(x) / sum exp(x); dx = y (dy - sum dy y) */
 export function softmax(x: Variable, axis = -1): Variable {
-  return alongAxis(x, axis, (z) => {
+  return alongAxis("softmax", x, axis, (z) => {
     const y = softmaxKernels.softmax(z.value);
     return record("softmax", y, [z, (dy) => softmaxKernels.softmaxBackward(y, dy)]);
   });
@@ -355,7 +356,7 @@ export function softmax(x: Variable, axis = -1): Variable {
 
 /** x - log sum exp(x); dx = dy - exp(y) sum dy */
 export function logSoftmax(x: Variable, axis = -1): Variable {
-  return alongAxis(x, axis, (z) => {
+  return alongAxis("logSoftmax", x, axis, (z) => {
     const y = softmaxKernels.logSoftmax(z.value);
     return record("logSoftmax", y, [z, (dy) => softmaxKernels.logSoftmaxBackward(y, dy)]);
   });
@@ -372,13 +373,6 @@ export function crossEntropy(logits: Variable, targets: Tensor): Variable {
   ]);
 }
 
-export interface TokenLogProbOptions {
-  /** Divides the logits, as the sampler does. */
-  readonly temperature?: number;
-  /** Rows whose logits exist at one time; bounds memory at chunkRows * V floats. */
-  readonly chunkRows?: number;
-}
-
 /**
  * The RL primitive: log-probability of each target token and entropy of its distribution, from the hidden states.
  * hidden [N, C], head [V, C], targets u32 [N] -> logProbs [N], entropy [N] (nats). The logits z = hidden head^T /
@@ -389,7 +383,7 @@ export function tokenLogProb(
   hidden: Variable,
   head: Variable,
   targets: Tensor,
-  options: TokenLogProbOptions = {},
+  options: logProbKernels.TokenLogProbOptions = {},
 ): { logProbs: Variable; entropy: Variable } {
   const { logProbs, entropy, logSumExp } = logProbKernels.tokenLogProb(hidden.value, head.value, targets, options);
   const saved = { hidden: hidden.value, head: head.value, targets, logSumExp, entropy };
@@ -418,7 +412,12 @@ export function embedding(table: Variable, ids: embeddingKernels.TokenIds): Vari
   ]);
 }
 
-/** (x - mean) / sqrt(var + eps) * weight + bias over the last axis (torch.nn.functional.layer_norm) */
+// Both norms: over the last axis; with g = dy weight, dWeight = sum over rows of dy xhat, dBias = sum over rows of dy.
+
+/**
+ * xhat weight + bias, xhat = (x - mean) rstd, rstd = 1 / sqrt(var + eps) (torch.nn.functional.layer_norm);
+ * dx = rstd (g - mean(g) - xhat mean(g xhat))
+ */
 export function layerNorm(x: Variable, weight: Variable, bias: Variable, eps: number): Variable {
   const { y, mean, rstd } = layerNormKernels.layerNorm(x.value, weight.value, bias.value, eps);
   return recordJoint("layerNorm", y, [x, weight, bias], (dy, [dx, dWeight, dBias]) => {
@@ -428,7 +427,10 @@ export function layerNorm(x: Variable, weight: Variable, bias: Variable, eps: nu
   });
 }
 
-/** x / sqrt(mean(x^2) + eps) * weight over the last axis (torch.nn.functional.rms_norm) */
+/**
+ * xhat weight, xhat = x rstd, rstd = 1 / sqrt(mean(x^2) + eps) (torch.nn.functional.rms_norm);
+ * dx = rstd (g - xhat mean(g xhat))
+ */
 export function rmsNorm(x: Variable, weight: Variable, eps: number): Variable {
   const { y, rstd } = rmsNormKernels.rmsNorm(x.value, weight.value, eps);
   return recordJoint("rmsNorm", y, [x, weight], (dy, [dx, dWeight]) => {
@@ -460,14 +462,12 @@ export function rmsNormRotary(
 }
 
 /**
- * Causal softmax(q k^T scale) v without storing the scores: q [B, Tq, H, D], k and v [B, Tk, Hkv, D], H a multiple of
- * Hkv. Saves the output and one log-sum-exp per query (FlashAttention, Dao 2022).
+ * Y = P V, P = softmax(scale Q K^T), causal, P not stored: q [B, Tq, H, D], k and v [B, Tk, Hkv, D], H a multiple of
+ * Hkv. Saves the output and one log-sum-exp per query (FlashAttention, Dao 2022). With dS = P (dY V^T - rowsum(dY Y)):
+ * dQ = scale dS K, dK = scale dS^T Q, dV = P^T dY.
  */
 export function attention(
-  q: Variable,
-  k: Variable,
-  v: Variable,
-  options: attentionKernels.AttentionOptions = {},
+  q: Variable, k: Variable, v: Variable, options: attentionKernels.AttentionOptions = {},
 ): Variable {
   const { y, logSumExp } = attentionKernels.attention(q.value, k.value, v.value, options);
   return recordJoint("attention", y, [q, k, v], (dy) => {

@@ -1,4 +1,6 @@
 // include: workgroup_reduce
+// (workgroupSum comes from there; kernel.ts may put subgroup_reduce in its place.)
+//
 // AdamW (Loshchilov and Hutter 2019, algorithm 2) with clipping by the global gradient norm, all on the GPU.
 //
 //   norm  = sqrt(sum over all parameters of grad^2)      scale = min(1, maxNorm / (norm + 1e-6))

@@ -16,7 +16,7 @@
 //   q, y, dy, dq [batch, queries, heads, HEAD_SIZE]      k, v, dk, dv [batch, keys, kvHeads, HEAD_SIZE]
 //   logSumExp, delta [batch, heads, queries]             keyEnd [batch, keys]      queryStart [batch]
 //
-// A row (the HEAD_SIZE elements of one head) is QUADS vec4f; rows are addressed in vec4f.
+// A row (the HEAD_SIZE elements of one head) is VECTORS vec4f; rows are addressed in vec4f.
 //
 // One workgroup serves a block of rows of one batch row and key-value head. Each lane owns one row and keeps it in
 // registers together with its sums: in `forward` and `backwardQuery` a (query, head) pair of the group of heads that
@@ -32,6 +32,9 @@
 //   stage(&a, &b, &stream, n, lane)           comes before row n of a stream in the tensors a and b is fetched
 //   fetchFirst(&a, stream, n, lane)           row n of a, for every lane
 //   fetchSecond(&b, stream, n, lane)          row n of b, for every lane
+//
+// A single query per batch row (decoding) does not fill lanes that own rows. On a software driver it has an entry point
+// of its own, `forwardOneQuery` in attention_subgroup.wgsl.
 //
 // Safety: scores are shifted by their running maximum (forward) or by L (backward), so no exponential exceeds 1. A
 // hidden key has the score LOWEST, far below any maximum, so that its exponential is exactly 0; infinities never
@@ -65,7 +68,7 @@ struct Params {
 @group(0) @binding(13) var<storage, read> savedY: array<vec4f>; // y, as backwardQuery reads it
 
 const HEAD_SIZE: u32 = 32u; // a multiple of 4
-const QUADS: u32 = HEAD_SIZE / 4u;
+const VECTORS: u32 = HEAD_SIZE / 4u;
 const LOWEST: f32 = -3.4028234e38; // -FLT_MAX
 const FIRST_MAXIMUM: f32 = -1e30;  // below any real score, far above LOWEST
 
@@ -74,7 +77,7 @@ const MASK: u32 = 1u;
 const ENDS: u32 = 2u;
 const NEVER: u32 = 0xffffffffu; // the end of a key that all later queries see
 
-alias Row = array<vec4f, QUADS>;
+alias Row = array<vec4f, VECTORS>;
 
 // Rows that stream past: number n of `count` starts at `base + n * stride`.
 struct Stream {
@@ -120,9 +123,9 @@ fn endOf(b: u32, j: u32) -> u32 {
 // The rows of keys (or values) that any query of the block may see: however long the cache is, loops end there.
 fn keyStream(block: Block) -> Stream {
   let lastQuery = (block.end - 1u) / params.groupHeads;
-  let stride = params.kvHeads * QUADS;
+  let stride = params.kvHeads * VECTORS;
   let count = min(startOf(block.b) + lastQuery + 1u, params.keys);
-  return Stream(block.b * params.keys * stride + block.kvHead * QUADS, stride, count, NEVER);
+  return Stream(block.b * params.keys * stride + block.kvHead * VECTORS, stride, count, NEVER);
 }
 
 // The first key from number n on that has not ended before the block's first query; all lanes get the same.
@@ -164,7 +167,7 @@ fn queryOf(block: Block, lane: u32) -> Query {
   let heads = params.kvHeads * params.groupHeads;
   let head = block.kvHead * params.groupHeads + row % params.groupHeads;
   return Query(
-    ((block.b * params.queries + i) * heads + head) * QUADS,
+    ((block.b * params.queries + i) * heads + head) * VECTORS,
     (block.b * heads + head) * params.queries + i,
     startOf(block.b) + i,
   );
@@ -196,7 +199,7 @@ fn forward(
     var key = fetchFirst(&k, keys, n, lane);
     var value = fetchSecond(&v, keys, n, lane);
     var s = 0.0;
-    for (var c = 0u; c < QUADS; c++) {
+    for (var c = 0u; c < VECTORS; c++) {
       s += dot(query[c], key[c]);
     }
     s = select(LOWEST, s * params.scale, sees(own.position, n, endOf(block.b, n)));
@@ -206,12 +209,12 @@ fn forward(
     let p = exp(s - newMaximum);
     maximum = newMaximum;
     sum = sum * shrink + p;
-    for (var c = 0u; c < QUADS; c++) {
+    for (var c = 0u; c < VECTORS; c++) {
       output[c] = output[c] * shrink + p * value[c];
     }
   }
   let seesNothing = sum == 0.0;
-  for (var c = 0u; c < QUADS; c++) {
+  for (var c = 0u; c < VECTORS; c++) {
     output[c] *= select(1.0 / sum, 0.0, seesNothing);
   }
   storeOwn(&y, own.offset, output, block, lane);
@@ -236,7 +239,7 @@ fn backwardQuery(
   var output = loadOwn(&savedY, own.offset, block, lane);
   var dQuery: Row;
   var ownDelta = 0.0;
-  for (var c = 0u; c < QUADS; c++) {
+  for (var c = 0u; c < VECTORS; c++) {
     ownDelta += dot(dOutput[c], output[c]);
   }
   let ownLogSumExp = logSumExp[own.index];
@@ -247,17 +250,17 @@ fn backwardQuery(
     var value = fetchSecond(&v, keys, n, lane);
     var s = 0.0;
     var dP = 0.0;
-    for (var c = 0u; c < QUADS; c++) {
+    for (var c = 0u; c < VECTORS; c++) {
       s += dot(query[c], key[c]);
       dP += dot(dOutput[c], value[c]);
     }
     let seen = sees(own.position, n, endOf(block.b, n));
     let ds = select(0.0, exp(s * params.scale - ownLogSumExp) * (dP - ownDelta), seen);
-    for (var c = 0u; c < QUADS; c++) {
+    for (var c = 0u; c < VECTORS; c++) {
       dQuery[c] += ds * key[c];
     }
   }
-  for (var c = 0u; c < QUADS; c++) {
+  for (var c = 0u; c < VECTORS; c++) {
     dQuery[c] *= params.scale;
   }
   storeOwn(&dq, own.offset, dQuery, block, lane);
@@ -278,7 +281,7 @@ fn backwardKey(
   }
   let j = min(block.first + lane, block.end - 1u); // surplus lanes repeat the last key and store nothing
   let end = endOf(block.b, j);
-  let offset = ((block.b * params.keys + j) * params.kvHeads + block.kvHead) * QUADS;
+  let offset = ((block.b * params.keys + j) * params.kvHeads + block.kvHead) * VECTORS;
   var key = loadOwn(&k, offset, block, lane);
   var value = loadOwn(&v, offset, block, lane);
   var dKey: Row;
@@ -290,8 +293,8 @@ fn backwardKey(
   let heads = params.kvHeads * params.groupHeads;
   for (var g = 0u; g < params.groupHeads; g++) {
     let head = block.kvHead * params.groupHeads + g;
-    let base = ((block.b * params.queries + firstQuery) * heads + head) * QUADS;
-    var queries = Stream(base, heads * QUADS, endQuery - firstQuery, NEVER);
+    let base = ((block.b * params.queries + firstQuery) * heads + head) * VECTORS;
+    var queries = Stream(base, heads * VECTORS, endQuery - firstQuery, NEVER);
     let index = (block.b * heads + head) * params.queries + firstQuery;
     for (var n = 0u; n < queries.count; n++) {
       stage(&q, &dy, &queries, n, lane);
@@ -299,20 +302,20 @@ fn backwardKey(
       var dOutput = fetchSecond(&dy, queries, n, lane);
       var s = 0.0;
       var dP = 0.0;
-      for (var c = 0u; c < QUADS; c++) {
+      for (var c = 0u; c < VECTORS; c++) {
         s += dot(key[c], query[c]);
         dP += dot(value[c], dOutput[c]);
       }
       let seen = sees(start + firstQuery + n, j, end);
       let p = select(0.0, exp(s * params.scale - logSumExp[index + n]), seen);
       let ds = select(0.0, p * (dP - delta[index + n]), seen);
-      for (var c = 0u; c < QUADS; c++) {
+      for (var c = 0u; c < VECTORS; c++) {
         dKey[c] += ds * query[c];
         dValue[c] += p * dOutput[c];
       }
     }
   }
-  for (var c = 0u; c < QUADS; c++) {
+  for (var c = 0u; c < VECTORS; c++) {
     dKey[c] *= params.scale;
   }
   storeOwn(&dk, offset, dKey, block, lane);

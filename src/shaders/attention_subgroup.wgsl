@@ -12,7 +12,7 @@ const WORKGROUP: u32 = 8u; // the subgroup size of the adapter
 fn fetch(x: ptr<storage, array<vec4f>, read>, start: u32, lane: u32) -> Row {
   var row: Row;
   var mine: vec4f;
-  for (var c = 0u; c < QUADS; c++) {
+  for (var c = 0u; c < VECTORS; c++) {
     if (c % WORKGROUP == 0u) {
       mine = (*x)[start + c + lane]; // what lies past the row's end is not used
     }
@@ -26,7 +26,7 @@ fn loadOwn(x: ptr<storage, array<vec4f>, read>, offset: u32, block: Block, lane:
   for (var n = block.first; n < block.end; n++) {
     let owner = n - block.first;
     var row = fetch(x, subgroupShuffle(offset, owner), lane);
-    for (var c = 0u; c < QUADS; c++) {
+    for (var c = 0u; c < VECTORS; c++) {
       own[c] = select(own[c], row[c], lane == owner);
     }
   }
@@ -39,10 +39,10 @@ fn storeOwn(x: ptr<storage, array<vec4f>, read_write>, offset: u32, own: Row, bl
     let owner = n - block.first;
     let start = subgroupShuffle(offset, owner);
     var mine = vec4f();
-    for (var c = 0u; c < QUADS; c++) {
+    for (var c = 0u; c < VECTORS; c++) {
       mine = select(mine, subgroupShuffle(row[c], owner), lane == c % WORKGROUP);
       let last = c % WORKGROUP; // of the lanes that have their vec4f now
-      if ((last == WORKGROUP - 1u || c == QUADS - 1u) && lane <= last) {
+      if ((last == WORKGROUP - 1u || c == VECTORS - 1u) && lane <= last) {
         (*x)[start + c - last + lane] = mine;
       }
     }
@@ -69,22 +69,22 @@ fn fetchSecond(x: ptr<storage, array<vec4f>, read>, stream: Stream, n: u32, lane
 // ---- one query ----------------------------------------------------------------------------------------------------
 //
 // When a single query per batch row asks (decoding), there is one row for each head of the group, and lanes that own
-// rows would mostly idle. Here a workgroup takes WORKGROUP keys at a time. Of each row lane l owns the quads l,
+// rows would mostly idle. Here a workgroup takes WORKGROUP keys at a time. Of each row lane l owns the vectors l,
 // l + WORKGROUP ..: scores are sums over lanes, and lane j keeps the score of key j, so that one exponential serves all
 // keys. Loops over keys start at the block's first, not at 0, lest they be unrolled (see above).
 
 const GROUP_HEADS: u32 = 1u; // query heads per key-value head
-const OWN_QUADS: u32 = (QUADS + WORKGROUP - 1u) / WORKGROUP;
+const OWN_VECTORS: u32 = (VECTORS + WORKGROUP - 1u) / WORKGROUP;
 
-alias OwnQuads = array<vec4f, OWN_QUADS>;
+alias OwnVectors = array<vec4f, OWN_VECTORS>;
 
-fn loadQuads(x: ptr<storage, array<vec4f>, read>, start: u32, lane: u32) -> OwnQuads {
-  var quads: OwnQuads;
-  for (var c = 0u; c < OWN_QUADS; c++) {
-    let quad = c * WORKGROUP + lane;
-    quads[c] = select(vec4f(), (*x)[start + min(quad, QUADS - 1u)], quad < QUADS);
+fn loadVectors(x: ptr<storage, array<vec4f>, read>, start: u32, lane: u32) -> OwnVectors {
+  var vectors: OwnVectors;
+  for (var c = 0u; c < OWN_VECTORS; c++) {
+    let vector = c * WORKGROUP + lane;
+    vectors[c] = select(vec4f(), (*x)[start + min(vector, VECTORS - 1u)], vector < VECTORS);
   }
-  return quads;
+  return vectors;
 }
 
 // Over all lanes, for every lane; always in the same order.
@@ -113,25 +113,25 @@ fn forwardOneQuery(
   }
   let position = startOf(b);
   let count = min(position + 1u, params.keys);
-  let stride = params.kvHeads * QUADS;
-  let base = b * params.keys * stride + group % params.kvHeads * QUADS;
+  let stride = params.kvHeads * VECTORS;
+  let base = b * params.keys * stride + group % params.kvHeads * VECTORS;
   let firstHead = group * GROUP_HEADS; // of all rows: heads of a group are neighbours
-  var queries: array<OwnQuads, GROUP_HEADS>;
-  var outputs: array<OwnQuads, GROUP_HEADS>;
+  var queries: array<OwnVectors, GROUP_HEADS>;
+  var outputs: array<OwnVectors, GROUP_HEADS>;
   var maxima: array<f32, GROUP_HEADS>;
   var sums: array<f32, GROUP_HEADS>;
   for (var g = 0u; g < GROUP_HEADS; g++) {
-    queries[g] = loadQuads(&q, (firstHead + g) * QUADS, lane);
+    queries[g] = loadVectors(&q, (firstHead + g) * VECTORS, lane);
     maxima[g] = FIRST_MAXIMUM;
   }
   for (var first = 0u; first < count; first += WORKGROUP) {
     let end = min(first + WORKGROUP, count);
     var scores = array<f32, GROUP_HEADS>();
     for (var n = first; n < end; n++) {
-      let key = loadQuads(&k, base + n * stride, lane);
+      let key = loadVectors(&k, base + n * stride, lane);
       for (var g = 0u; g < GROUP_HEADS; g++) {
         var partial = 0.0;
-        for (var c = 0u; c < OWN_QUADS; c++) { partial += dot(queries[g][c], key[c]); }
+        for (var c = 0u; c < OWN_VECTORS; c++) { partial += dot(queries[g][c], key[c]); }
         let score = params.scale * sumOfLanes(partial);
         scores[g] = select(scores[g], score, lane == n - first);
       }
@@ -145,22 +145,23 @@ fn forwardOneQuery(
       scores[g] = exp(score - newMaximum); // from here on the share of the lane's key
       maxima[g] = newMaximum;
       sums[g] = sums[g] * shrink + sumOfLanes(scores[g]);
-      for (var c = 0u; c < OWN_QUADS; c++) { outputs[g][c] *= shrink; }
+      for (var c = 0u; c < OWN_VECTORS; c++) { outputs[g][c] *= shrink; }
     }
     for (var n = first; n < end; n++) {
-      let value = loadQuads(&v, base + n * stride, lane);
+      let value = loadVectors(&v, base + n * stride, lane);
       let counts = sees(position, n, endOf(b, n)); // a share of 0 would not keep a NaN in padding away
       for (var g = 0u; g < GROUP_HEADS; g++) {
         let share = subgroupShuffle(scores[g], n - first);
-        for (var c = 0u; c < OWN_QUADS; c++) { outputs[g][c] += select(vec4f(), share * value[c], counts); }
+        for (var c = 0u; c < OWN_VECTORS; c++) { outputs[g][c] += select(vec4f(), share * value[c], counts); }
       }
     }
   }
   for (var g = 0u; g < GROUP_HEADS; g++) {
     let seesNothing = sums[g] == 0.0;
-    for (var c = 0u; c < OWN_QUADS; c++) {
-      let quad = c * WORKGROUP + lane;
-      if (quad < QUADS) { y[(firstHead + g) * QUADS + quad] = outputs[g][c] * select(1.0 / sums[g], 0.0, seesNothing); }
+    for (var c = 0u; c < OWN_VECTORS; c++) {
+      let vector = c * WORKGROUP + lane;
+      let scale = select(1.0 / sums[g], 0.0, seesNothing);
+      if (vector < VECTORS) { y[(firstHead + g) * VECTORS + vector] = outputs[g][c] * scale; }
     }
     if (lane == 0u) {
       logSumExp[firstHead + g] = select(maxima[g] + log(max(sums[g], 1e-30)), -LOWEST, seesNothing);

@@ -4,15 +4,15 @@
 
 const WORKGROUP: u32 = 32u;
 
-// Two tiles of TILE * QUADS * 16 bytes fill at most the 16 KiB that every adapter has.
-const TILE: u32 = min(32u, 512u / QUADS);
+// Two tiles of TILE * VECTORS * 16 bytes fill at most the 16 KiB that every adapter has.
+const TILE: u32 = min(32u, 512u / VECTORS);
 
 var<workgroup> firstTile: array<Row, TILE>;
 var<workgroup> secondTile: array<Row, TILE>;
 
 fn loadOwn(x: ptr<storage, array<vec4f>, read>, offset: u32, block: Block, lane: u32) -> Row {
   var own: Row;
-  for (var c = 0u; c < QUADS; c++) {
+  for (var c = 0u; c < VECTORS; c++) {
     own[c] = (*x)[offset + c];
   }
   return own;
@@ -23,7 +23,7 @@ fn storeOwn(x: ptr<storage, array<vec4f>, read_write>, offset: u32, own: Row, bl
     return;
   }
   var row = own;
-  for (var c = 0u; c < QUADS; c++) {
+  for (var c = 0u; c < VECTORS; c++) {
     (*x)[offset + c] = row[c];
   }
 }
@@ -43,11 +43,11 @@ fn stage(
   stream.tile = tile;
   workgroupBarrier(); // every lane has done with the tile before
   let begin = tile * TILE;
-  let quads = min(TILE, stream.count - begin) * QUADS;
-  for (var at = lane; at < quads; at += WORKGROUP) {
-    let source = stream.base + (begin + at / QUADS) * stream.stride + at % QUADS;
-    firstTile[at / QUADS][at % QUADS] = (*first)[source];
-    secondTile[at / QUADS][at % QUADS] = (*second)[source];
+  let vectors = min(TILE, stream.count - begin) * VECTORS;
+  for (var at = lane; at < vectors; at += WORKGROUP) {
+    let source = stream.base + (begin + at / VECTORS) * stream.stride + at % VECTORS;
+    firstTile[at / VECTORS][at % VECTORS] = (*first)[source];
+    secondTile[at / VECTORS][at % VECTORS] = (*second)[source];
   }
   workgroupBarrier();
 }

@@ -88,6 +88,16 @@ fn powers(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) gri
   }
 }
 
+/// b a^(b-1), and 0 where b is 0: the derivative of a^b with respect to a
+@compute @workgroup_size(WORKGROUP)
+fn powSlope(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
+  for (var i = id.x; i < params.size; i += grid.x * WORKGROUP) {
+    let at = offsets(i);
+    let exponent = b[at.y];
+    y[i] = select(exponent * power(a[at.x], exponent - 1.0), 0.0, exponent == 0.0);
+  }
+}
+
 /// a log(b), and 0 where b is 0: with a = b^c, the derivative of b^c with respect to c
 @compute @workgroup_size(WORKGROUP)
 fn powLog(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {

@@ -1,4 +1,6 @@
 // include: workgroup_reduce
+// (workgroupSum, workgroupMax and LOWEST come from there; kernel.ts may put subgroup_reduce in its place.)
+//
 // Cross-entropy of logits [rows, cols] against one target id per row.
 //
 //   logSumExp = max + log sum exp(logits - max)

@@ -1,5 +1,8 @@
 // include: workgroup_reduce
 // include: row_vectors
+// (workgroupSum4 comes from the first, in whose place kernel.ts may put subgroup_reduce; RowPart, load, store and
+// WHOLE_VECTORS from the second, in whose place it may put row_elements.)
+//
 // Layer normalisation over the last axis (Ba et al. 2016), forward and backward.
 //
 //   mean, rstd = 1 / sqrt(variance + eps)   xhat = (x - mean) rstd       y = xhat weight + bias

@@ -2,8 +2,8 @@
  * Reads a WGSL file and makes it a complete module: named constants replaced, shared snippets appended.
  *
  * Departs from the textbook: specialisation goes through plain module constants (`const HEAD_SIZE: u32 = 32u;`, whose
- * value is replaced here) instead of WGSL `override`s, because an `override` cannot size a private array. Every file
- * therefore stays valid WGSL as it stands on disk. This is the only file to change for a browser build.
+ * value is replaced here) instead of WGSL `override`s, because an `override` cannot size a private array. So a file and
+ * what it includes are plain WGSL, with no template syntax.
  */
 import { readFileSync } from "node:fs";
 
@@ -57,20 +57,29 @@ export function locate(name: string, text: string, line: number): { file: string
   return { file: `${before[start]!.slice(SNIPPET.length)}.wgsl`, line: line - start - 1 };
 }
 
+/** A storage buffer: binding number, access, and what its elements, or the components of its vectors, are. */
+export interface ShaderBuffer {
+  readonly binding: number;
+  readonly access: "read" | "read_write";
+  readonly type: "f32" | "u32";
+}
+
 /** What a kernel may bind, read from the WGSL declarations so that layout and shader cannot disagree. */
 export interface ShaderInterface {
-  /** Storage buffers by name: binding number and access. */
-  readonly buffers: ReadonlyMap<string, { binding: number; access: "read" | "read_write" }>;
+  /** Storage buffers by name. */
+  readonly buffers: ReadonlyMap<string, ShaderBuffer>;
   /** Fields of `struct Params` in order; each takes four bytes. */
   readonly params: readonly { name: string; type: "u32" | "i32" | "f32" }[];
 }
 
 /** Reads the storage bindings and the `Params` struct out of WGSL text. */
 export function reflectShader(text: string): ShaderInterface {
-  const buffers = new Map<string, { binding: number; access: "read" | "read_write" }>();
-  const binding = /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:/g;
-  for (const [, index, access, name] of text.matchAll(binding)) {
-    buffers.set(name!, { binding: Number(index), access: access as "read" | "read_write" });
+  const buffers = new Map<string, ShaderBuffer>();
+  const binding =
+    /@group\(0\)\s*@binding\((\d+)\)\s*var<storage,\s*(read|read_write)>\s*(\w+)\s*:\s*array<(\w+)>/g;
+  for (const [, index, access, name, element] of text.matchAll(binding)) {
+    const type = scalarOf(element!, text);
+    buffers.set(name!, { binding: Number(index), access: access as ShaderBuffer["access"], type });
   }
   const body = /struct Params \{([^}]*)\}/.exec(text)?.[1] ?? "";
   const params = [...body.replace(/\/\/.*$/gm, "").matchAll(/(\w+)\s*:\s*(u32|i32|f32)/g)].map((match) => ({
@@ -78,4 +87,12 @@ export function reflectShader(text: string): ShaderInterface {
     type: match[2] as "u32" | "i32" | "f32",
   }));
   return { buffers, params };
+}
+
+/** vec4f -> f32, also by way of an alias in the text. @throws Error for elements that no tensor has. */
+function scalarOf(element: string, text: string): ShaderBuffer["type"] {
+  const named = new RegExp(`^alias ${element} = (\\w+);`, "m").exec(text)?.[1] ?? element;
+  if (/^(f32|vec\df)$/.test(named)) return "f32";
+  if (/^(u32|vec\du)$/.test(named)) return "u32";
+  throw new Error(`a storage buffer has elements of type ${element}. Fix: f32, u32 or vectors of them`);
 }

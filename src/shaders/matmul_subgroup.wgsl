@@ -16,10 +16,11 @@
 //
 // A workgroup may compute several tiles side by side (tilesPerGroup). It then stages its rows of a in workgroup memory
 // first: a load from there costs half, since the driver checks no bounds. A lane reads back what it wrote itself, so no
-// barrier is needed. What does not fit is taken in chunks of k, which add up in c.
+// barrier is needed. Only so many steps of k fit, CHUNK: longer sums are taken in chunks, which add up in c.
 //
 // Past the edges loads repeat the last row or column, steps past the last k are zeros, and stores are skipped. Each sum
-// runs over k in order, so neither the tile's size nor the way of loading changes a bit of the result; chunks do.
+// runs over k in order, in the same chunks whether its rows are staged or not. So neither the tile's size, nor the way
+// of loading, nor staging, which depends on the number of CPUs, changes a bit of the result.
 enable subgroups;
 
 const ROWS_PER_LANE: u32 = 4u;  // 4, or 1 for products of a few rows
@@ -45,9 +46,11 @@ const C_VECTORS: u32 = 0u;
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(5) var<storage, read> residual: array<vec4f>;
 
-// The rows of a chunk of k, staged in workgroup memory (32 KiB) for all tiles of a workgroup; 0: nothing is staged.
-const STAGED_STEPS: u32 = 0u;
-var<workgroup> staged: array<vec4f, max(STAGED_STEPS / STEPS * ROWS_PER_LANE * LANES, 1u)>;
+// Steps of k that are summed up before they are added to c: as many as fit into 32 KiB of workgroup memory, staged.
+const CHUNK: u32 = 256u;
+// Whether the rows of a chunk are staged for all tiles of a workgroup.
+const STAGED: u32 = 0u;
+var<workgroup> staged: array<vec4f, max(STAGED * CHUNK / STEPS * ROWS_PER_LANE * LANES, 1u)>;
 
 alias Rows = array<vec4f, ROWS_PER_LANE>;  // of a lane: four steps of k for each of its rows
 alias Sums = array<vec4f, TILE_ROWS>;      // four columns of each row of the tile
@@ -154,12 +157,11 @@ fn matmul(
   if (!tile.exists) { return; }
   let firstRow = tile.row + lane * ROWS_PER_LANE;
   let endCol = min(tile.col + TILE_COLS * params.tilesPerGroup, params.cols);
-  let chunk = select(STAGED_STEPS, params.inner, STAGED_STEPS == 0u);
 
   var start = 0u;
   loop {  // once even if k has no steps: c is then 0
-    let end = min(start + chunk, params.inner);
-    if (STAGED_STEPS > 0u) {
+    let end = min(start + CHUNK, params.inner);
+    if (STAGED == 1u) {
       for (var k = start; k < end; k += STEPS) {
         let rows = loadRows(tile, firstRow, k);
         for (var i = 0u; i < ROWS_PER_LANE; i++) {
@@ -172,7 +174,7 @@ fn matmul(
       var sums = Sums();
       for (var k = start; k < end; k += STEPS) {
         var rows = Rows();
-        if (STAGED_STEPS > 0u) { rows = stagedRows(k - start, lane); } else { rows = loadRows(tile, firstRow, k); }
+        if (STAGED == 1u) { rows = stagedRows(k - start, lane); } else { rows = loadRows(tile, firstRow, k); }
         let columns = loadColumns(tile, firstCol, k);
         addRows(&sums, 0u, rows, columns);
         addRows(&sums, 1u, rows, columns);

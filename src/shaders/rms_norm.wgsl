@@ -1,5 +1,8 @@
 // include: workgroup_reduce
 // include: row_vectors
+// (workgroupSum4 comes from the first, in whose place kernel.ts may put subgroup_reduce; RowPart, load and store from
+// the second, in whose place it may put row_elements.)
+//
 // RMS normalisation over the last axis (Zhang and Sennrich 2019), forward and backward.
 //
 //   rstd = 1 / sqrt(mean(x^2) + eps)        xhat = x rstd        y = xhat weight

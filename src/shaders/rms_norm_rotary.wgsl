@@ -1,4 +1,6 @@
 // include: workgroup_reduce
+// (workgroupSum comes from there; kernel.ts may put subgroup_reduce in its place.)
+//
 // RMS normalisation of every head, then rotary position embedding, as Qwen3 does to queries and keys (rms_norm.wgsl and
 // rotary.wgsl have the formulas). One dispatch for two, and no pass over memory between them.
 //

@@ -1,12 +1,15 @@
 // include: workgroup_reduce
+// (workgroupSum and LOWEST come from there; kernel.ts may put subgroup_reduce in its place.)
+//
 // Draws the next token of every row, and keeps the state of generation, so that decoding needs no host between tokens.
 //
 //   p = softmax(logits / temperature), restricted to the kept tokens and renormalised
 //   token = the first v with sum_{w <= v} p[w] > u                                     (inverse transform sampling)
 //
 // temperature 0 means greedy: the largest logit, the smallest id among equals; its log-probability is that of p at
-// temperature 1, all tokens kept. u is one uniform number per (seed, stream, sample, position), from the counter-based
-// generator Philox4x32-10 (Salmon et al. 2011), so a sample does not depend on the batch that it was drawn in.
+// temperature 1, all tokens kept. u is one uniform number per (seed, stream, sample, step), the step being the token's
+// index within its completion, from the counter-based generator Philox4x32-10 (Salmon et al. 2011). So a sample does
+// not depend on the batch that it was drawn in.
 //
 // Kept tokens: those of the warpers of Hugging Face transformers, in their order (temperature, top-k, top-p).
 //   top-k  the k largest logits; all that equal the k-th are kept (as TopKLogitsWarper does).

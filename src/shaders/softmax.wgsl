@@ -1,4 +1,6 @@
 // include: workgroup_reduce
+// (workgroupSum, workgroupMax and LOWEST come from there; kernel.ts may put subgroup_reduce in its place.)
+//
 // Softmax and log-softmax over the last axis, forward and backward.
 //
 //   softmax:     y = exp(x - max) / sum exp(x - max)        dx = y (dy - sum dy y)

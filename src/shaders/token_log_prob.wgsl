@@ -1,4 +1,6 @@
 // include: workgroup_reduce
+// (workgroupSum, workgroupMax and LOWEST come from there; kernel.ts may put subgroup_reduce in its place.)
+//
 // Log-probability of one token per row and entropy of the row's distribution, from logits; and the gradient of both.
 //
 //   z = logits / temperature,  d = z - max z,  S = sum exp(d),  p = exp(z - logSumExp)
@@ -13,7 +15,8 @@
 // d rather than z, so logits near +-100 do not cancel. exp is by far the dearest instruction on a CPU: one per element
 // and direction.
 //
-// A target of IGNORE gives logProb 0, entropy 0 and no gradient. Any other target beyond the last column gives NaN.
+// A target of IGNORE gives logProb 0, entropy 0 and no gradient. Any other target beyond the last column gives the
+// logProb NaN, and gradients of NaN through it; entropy and its gradient do not depend on the target.
 
 struct Params {
   count: u32,
@@ -40,6 +43,11 @@ struct Params {
 const WORKGROUP: u32 = 64u;
 const IGNORE: u32 = 0xffffffffu;
 const NAN_BITS: u32 = 0x7fc00000u;
+
+// 0 for a valid target, NaN for one beyond the vocabulary. Added to the result.
+fn nanUnlessValid(id: u32) -> f32 {
+  return bitcast<f32>(select(NAN_BITS, 0u, id < params.cols));
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(
@@ -76,7 +84,7 @@ fn forward(
       entropy[row] = 0.0;
     } else {
       let picked = (logits[start + min(id, params.cols - 1u)] - largest) * params.inverseTemperature;
-      logProbs[row] = picked - logSum + bitcast<f32>(select(NAN_BITS, 0u, id < params.cols));
+      logProbs[row] = picked - logSum + nanUnlessValid(id);
       entropy[row] = logSum - weightedLogits / weights;
     }
   }
@@ -97,7 +105,7 @@ fn backward(
   var byLogProb = 0.0;
   var byEntropy = 0.0;
   if (id != IGNORE) {
-    if (params.hasLogProbs == 1u) { byLogProb = dLogProbs[row] * params.inverseTemperature; }
+    if (params.hasLogProbs == 1u) { byLogProb = dLogProbs[row] * params.inverseTemperature + nanUnlessValid(id); }
     if (params.hasEntropy == 1u) { byEntropy = dEntropy[row] * params.inverseTemperature; }
   }
   // -p (dLogProb + dEntropy (log p + entropy)) = -p (atLogP0 + dEntropy log p)

@@ -9,6 +9,7 @@ import { gpu } from "./device.ts";
 import { kernel, launch, type Kernel } from "./kernel.ts";
 import { slice, sliceBackward } from "./layout.ts";
 import { scope } from "./memory.ts";
+import { expectShape } from "./rows.ts";
 import { ShapeError, sameShape, show } from "./shape.ts";
 import { empty, type Tensor } from "./tensor.ts";
 
@@ -119,11 +120,11 @@ export function attentionBackward(
   options: AttentionOptions = {},
 ): { dq: Tensor; dk: Tensor; dv: Tensor } {
   const { q, k, v, y, logSumExp } = saved;
-  if (!sameShape(dy.shape, q.shape)) {
-    throw new ShapeError(`attentionBackward: dy ${show(dy.shape)} for an output ${show(q.shape)}`);
-  }
   return scope(() => {
     const call = prepare("attentionBackward", q, k, v, options);
+    expectShape("attentionBackward", "dy", dy, q.shape);
+    expectShape("attentionBackward", "y", y, q.shape);
+    expectShape("attentionBackward", "logSumExp", logSumExp, call.statsShape);
     const [dq, dk, dv] = [empty(call.inputs.q.shape), empty(call.inputs.k.shape), empty(call.inputs.k.shape)];
     const buffers = { ...call.inputs, logSumExp, dy: pad(dy), delta: empty(call.statsShape) };
     const { backwardQuery, backwardKey } = call.kernels;
@@ -161,11 +162,12 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
   const groupHeads = heads / kvHeads;
   const groupsFor = (rows: number): number => batch * kvHeads * Math.ceil(rows / lanes);
   const padded = pad(q);
+  // An absent option still needs a buffer of ids to bind; its flag keeps the shader from reading it.
+  const unread: Tensor = { ...padded, dtype: "u32" };
   return {
     sharing: chosen,
     kernels: kernels[chosen],
-    // An absent option still needs a buffer to bind; its flag keeps the shader from reading it.
-    inputs: { q: padded, k: pad(k), v: pad(v), keyEnd: keyEnd ?? keyMask ?? padded, queryStart: queryStart ?? padded },
+    inputs: { q: padded, k: pad(k), v: pad(v), keyEnd: keyEnd ?? keyMask ?? unread, queryStart: queryStart ?? unread },
     params: {
       batch, queries, keys, kvHeads, groupHeads,
       keyRule: keyEnd ? KEY_RULES.ends : keyMask ? KEY_RULES.mask : KEY_RULES.nothing,

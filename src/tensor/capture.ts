@@ -7,7 +7,7 @@
  * its temporaries stay with the capture, or a later tensor might lie where a replay writes.
  */
 import { GpuError } from "./device.ts";
-import { release, reserve, scope, type PooledBuffer, type Storage } from "./memory.ts";
+import { release, reserve, scope, sparing, type PooledBuffer, type Storage } from "./memory.ts";
 import { observe, record, type Dispatch } from "./recorder.ts";
 import { dispose, type Tensor } from "./tensor.ts";
 
@@ -26,15 +26,19 @@ export interface Capture {
  */
 export function capture(body: () => Tensor): Capture {
   const dispatches: Dispatch[] = [];
+  const used = new Set<PooledBuffer>();
   const stop = observe({
-    dispatch: (dispatch) => dispatches.push(dispatch),
+    dispatch: (dispatch) => {
+      dispatches.push(dispatch);
+      for (const pooled of dispatch[4]) used.add(pooled);
+    },
     upload: () => {
       throw new GpuError("an upload cannot be repeated. Fix: upload before the work that is captured");
     },
   });
   try {
-    const result = scope(body);
-    const used = new Set<PooledBuffer>(dispatches.flatMap(([, , , , buffers]) => buffers));
+    // A temporary is free again before the body ends. A full pool must not destroy it: replays use it.
+    const result = sparing(used, () => scope(body));
     return { result, dispatches, reserved: reserve(used) };
   } finally {
     stop();

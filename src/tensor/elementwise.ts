@@ -22,8 +22,7 @@ export function requireDType(op: string, x: Tensor, dtype: DType): void {
 }
 
 function requireSameShape(op: string, a: Tensor, b: Tensor): void {
-  requireDType(op, a, "f32");
-  requireDType(op, b, "f32");
+  for (const x of [a, b]) requireDType(op, x, "f32");
   if (sameShape(a.shape, b.shape)) return;
   throw new ShapeError(`${op}: shapes ${show(a.shape)} and ${show(b.shape)} differ`);
 }
@@ -50,6 +49,7 @@ const kernels = {
   mul: binaryKernel("mul"),
   div: binaryKernel("div"),
   pow: binaryKernel("powers"),
+  powSlope: binaryKernel("powSlope"),
   powLog: binaryKernel("powLog"),
   minimum: binaryKernel("minimum"),
   maximum: binaryKernel("maximum"),
@@ -89,8 +89,7 @@ function broadcastRanges<Names extends string>(
 }
 
 function binary(op: string, declared: BinaryKernel, a: Tensor, b: Tensor): Tensor {
-  requireDType(op, a, "f32");
-  requireDType(op, b, "f32");
+  for (const x of [a, b]) requireDType(op, x, "f32");
   const y = empty(broadcastShapes(op, a.shape, b.shape));
   const { params, rank } = walk(op, y.shape, [a.shape, b.shape]);
   for (const { count, views } of broadcastRanges({ a, b }, y)) {
@@ -124,6 +123,11 @@ export function pow(a: Tensor, b: Tensor): Tensor {
   return binary("pow", kernels.pow, a, b);
 }
 
+/** b a^(b-1), 0 where b is 0: the derivative of a^b with respect to a */
+export function powSlope(a: Tensor, b: Tensor): Tensor {
+  return binary("powSlope", kernels.powSlope, a, b);
+}
+
 /** y log(a), 0 where a is 0: the derivative of y = a^b with respect to b */
 export function powLog(y: Tensor, a: Tensor): Tensor {
   return binary("powLog", kernels.powLog, y, a);
@@ -152,8 +156,7 @@ export function equal(a: Tensor, b: Tensor): Tensor {
 /** condition != 0 ? a : b; the u32 `condition`, a and b broadcast together (torch.where) */
 export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
   requireDType("where", condition, "u32");
-  requireDType("where", a, "f32");
-  requireDType("where", b, "f32");
+  for (const x of [a, b]) requireDType("where", x, "f32");
   const y = empty(broadcastShapes("where", condition.shape, broadcastShapes("where", a.shape, b.shape)));
   const { params, rank } = walk("where", y.shape, [a.shape, b.shape, condition.shape]);
   for (const { count, views } of broadcastRanges({ condition, a, b }, y)) {

@@ -10,7 +10,7 @@ import { GpuError, awaitCheck, gpu, reportFailure } from "./device.ts";
 import { beforeTrim } from "./memory.ts";
 import { PARAM_BYTES, paramsLayout, record } from "./recorder.ts";
 import { ShapeError, show, type Shape } from "./shape.ts";
-import { byteLength, type Tensor } from "./tensor.ts";
+import { byteLength, type DType, type Tensor } from "./tensor.ts";
 
 export type Constants = Readonly<Record<string, number>>;
 
@@ -20,8 +20,13 @@ export interface Kernel<Buffers extends string, Params extends string> {
   readonly entry: string;
   readonly buffers: readonly Buffers[];
   readonly params: readonly Params[];
-  /** Buffers that may hold bf16 values, and the shader's constant that is then 1. */
+  /**
+   * Buffers of float32 or bf16 values, and the shader's constant that is 1 for bf16. The shader declares them as bits,
+   * arrays of u32, for the sake of either.
+   */
   readonly bf16?: Readonly<Partial<Record<Buffers, string>>>;
+  /** Buffers whose elements are moved as bits: float32 and u32 alike, whatever the shader declares. */
+  readonly bits?: readonly Buffers[];
 }
 
 interface Pipeline {
@@ -29,6 +34,8 @@ interface Pipeline {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
   readonly shape: ShaderInterface;
+  /** What each buffer holds; those whose elements are moved as bits are left out. */
+  readonly types: ReadonlyMap<string, DType>;
 }
 
 const pipelines = new Map<string, Pipeline>();
@@ -46,6 +53,7 @@ export function kernel<const Buffers extends string, const Params extends string
   buffers: readonly Buffers[];
   params?: readonly Params[];
   bf16?: Readonly<Partial<Record<NoInfer<Buffers>, string>>>;
+  bits?: readonly NoInfer<Buffers>[];
 }): Kernel<Buffers, Params> {
   return { ...declaration, params: declaration.params ?? [] };
 }
@@ -54,6 +62,7 @@ export function kernel<const Buffers extends string, const Params extends string
  * Appends one dispatch of `groups` workgroups. `constants` specialise the shader (tile sizes, head size, flags).
  * @throws GpuError when a tensor was already released, or is larger than a binding may be: launchers that meet large
  * tensors launch once per range (`ranges.ts`).
+ * @throws ShapeError when a tensor's elements are not what the shader reads.
  */
 export function launch<Buffers extends string, Params extends string>(
   kernel: Kernel<Buffers, Params>,
@@ -75,7 +84,7 @@ export function launch<Buffers extends string, Params extends string>(
     if (bytes > maxBindingBytes) {
       throw new GpuError(
         `${kernel.shader}.${kernel.entry}: ${name} ${show(shape)} has ${bytes} bytes, this adapter binds at most ` +
-          `${maxBindingBytes}. Fix: a smaller batch or shorter sequences`,
+          `${maxBindingBytes}. Fix: a smaller batch or shorter sequences; for a weight, a smaller model`,
       );
     }
     if (dtype === "bf16") specialised = { ...specialised, [bf16Constant(kernel, name, shape)]: 1 };
@@ -83,6 +92,11 @@ export function launch<Buffers extends string, Params extends string>(
     key += `|${storage.pooled.id}:${offset}:${size}`;
   }
   const pipeline = pipelineFor(kernel, specialised);
+  for (const name of kernel.buffers) {
+    const { dtype } = buffers[name];
+    const wanted = pipeline.types.get(name) ?? dtype;
+    if (dtype !== wanted && dtype !== "bf16") throw wrongType(kernel, name, buffers[name], wanted); // bf16: see above
+  }
   key = `${pipeline.id}${key}`;
   let bindGroup = bindGroups.get(key);
   if (!bindGroup) {
@@ -116,6 +130,14 @@ function bf16Constant<Buffers extends string>(kernel: Kernel<Buffers, string>, n
   throw new ShapeError(
     `${kernel.shader}.${kernel.entry}: ${name} ${show(shape)} is bf16. Such weights are frozen: they serve as ` +
       "embedding tables and as the second operand of matmul, and have no gradient. Fix: upload it as float32",
+  );
+}
+
+/** The complaint about floats where a kernel takes ids, or the other way round. */
+function wrongType(kernel: Kernel<string, string>, name: string, { dtype, shape }: Tensor, wanted: DType): ShapeError {
+  return new ShapeError(
+    `${kernel.shader}.${kernel.entry}: ${name} ${show(shape)} is ${dtype}, the kernel reads ${wanted}. Fix: ids come ` +
+      "from a Uint32Array, numbers from a Float32Array",
   );
 }
 
@@ -182,7 +204,9 @@ function createPipeline(kernel: Kernel<string, string>, label: string, constants
       if (error) reportFailure(await explainShaderError(kernel.shader, code, module, error));
     }),
   );
-  return { id: pipelines.size, pipeline, layout, shape };
+  const typed = kernel.buffers.filter((name) => !kernel.bits?.includes(name));
+  const types = new Map(typed.map((name) => [name, kernel.bf16?.[name] ? "f32" : shape.buffers.get(name)!.type]));
+  return { id: pipelines.size, pipeline, layout, shape, types };
 }
 
 /** `softmax.wgsl:12:7 error: ...` with the source line and a caret; falls back to the validation message. */

@@ -4,6 +4,7 @@
  */
 import { kernel, launch } from "./kernel.ts";
 import { rowRange } from "./ranges.ts";
+import { expectShape } from "./rows.ts";
 import { ShapeError, sameShape, show } from "./shape.ts";
 import { dispose, empty, keep, tensor, type Tensor } from "./tensor.ts";
 
@@ -70,8 +71,19 @@ export function writeCache(cache: KvCache, layer: number, newKeys: Tensor, newVa
   launch(append, { starts, newKeys, newValues, keys, values }, params, batch * time, { WORKGROUP });
 }
 
-/** Copies the first `time` tokens of row sourceRow[b] of `source` into row b of `cache` (sourceRow: u32 [B]). */
+/**
+ * Copies the first `time` tokens of row sourceRow[b] of `source` into row b of `cache` (sourceRow: u32 [B]).
+ * @throws ShapeError when the caches are of different models, or the tokens do not fit.
+ */
 export function copyCachePrefix(cache: KvCache, source: KvCache, sourceRow: Tensor, time: number): void {
+  const [ofCache, ofSource] = [cache, source].map(({ keys }) => [keys.length, ...keys[0]!.shape.slice(2)]);
+  if (!sameShape(ofCache!, ofSource!)) {
+    throw new ShapeError(
+      `copyCachePrefix: [layers, heads, head size] are ${show(ofSource!)} in the source and ${show(ofCache!)} in the ` +
+        "cache. Fix: caches of one model",
+    );
+  }
+  expectShape("copyCachePrefix", "sourceRow", sourceRow, cache.keys[0]!.shape.slice(0, 1));
   if (time > cache.capacity || time > source.capacity) {
     throw new ShapeError(`copyCachePrefix: ${time} tokens from capacity ${source.capacity} into ${cache.capacity}`);
   }

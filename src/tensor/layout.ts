@@ -1,8 +1,8 @@
 /**
  * Launchers that move elements: permute, slice, concat, expand (one strided copy each) and gather.
  *
- * Tensors are always contiguous, so all of these copy; a reshape does not (`reshape` in tensor.ts). Both data types
- * pass through. All throw ShapeError when shapes do not fit.
+ * Tensors are always contiguous, so all of these copy; a reshape does not (`reshape` in tensor.ts). The copies take
+ * float32 data and u32 ids, gather float32 alone; bf16 is refused. All throw ShapeError when shapes do not fit.
  */
 import { fill, gridStrideGroups, requireDType } from "./elementwise.ts";
 import { kernel, launch } from "./kernel.ts";
@@ -16,6 +16,7 @@ const MAX_RANK = 4;
 
 const stridedCopyKernel = kernel({
   shader: "layout", entry: "stridedCopy", buffers: ["x", "y"], params: ["size", "xOffset", "yOffset"],
+  bits: ["x", "y"],
 });
 const gatherKernel = kernel({
   shader: "layout", entry: "gather", buffers: ["values", "indices", "picked"], params: ["size", "n", "m", "inner"],

@@ -102,8 +102,19 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
   if (residual && !sameShape(residual.shape, shape)) {
     throw new ShapeError(`${describe(a, b, options)} = ${show(shape)} takes no residual ${show(residual.shape)}`);
   }
-  const { variant = chooseVariant(left.rows) } = options;
-  const isPlain = shape.length === 2 && !into && !bias && !residual;
+  const isWhole = [left, right].every(({ tensor }) => rangeRows(tensor) === Infinity);
+  if (!isWhole && sizeOf(batch.shape) > 1) {
+    throw new ShapeError(
+      `${describe(a, b, options)}: a batch of products cannot be cut, and a matrix exceeds the ` +
+        `${gpu().maxBindingBytes} bytes that this adapter binds. Fix: flatten the batch axes of a into its rows, or ` +
+        "multiply one matrix at a time",
+    );
+  }
+  const { variant = chooseVariant(left.rows), tilesPerGroup } = options;
+  if (tilesPerGroup !== undefined && tilesPerGroup > 1 && !variants[variant].stages) {
+    throw new ShapeError(`${describe(a, b, options)}: a workgroup of ${variant} has one tile, not ${tilesPerGroup}`);
+  }
+  const isPlain = shape.length === 2 && !into && !bias && !residual && isWhole; // slices are a batch
   const { slices = isPlain ? chooseSlices(variant, left.rows, right.cols, left.cols) : 1 } = options;
   if (slices > 1) {
     if (!isPlain || left.cols % slices !== 0) {
@@ -113,7 +124,6 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulLaunchOptions = {}):
   }
   const c = into?.tensor ?? empty(shape);
   const accumulate = into?.adds ?? false;
-  const { tilesPerGroup } = options;
   multiply(left, right, operand(c, false), { accumulate, batch, variant, bias, residual, tilesPerGroup });
   return c;
 }
@@ -139,13 +149,13 @@ function isPacked(a: Tensor, b: Tensor): boolean {
   return areNeighbours(a, b) && byteLength(a) % OFFSET_ALIGNMENT === 0;
 }
 
-/** Whether matrices and results can be bound as a whole, and each result alone. */
+/** Whether a, all matrices and all results can be bound as a whole, and each result alone. */
 function canBeBatch(a: Tensor, [b, ...more]: readonly Tensor[], { transposeB }: MatmulOptions): boolean {
   if (more.length === 0 || a.shape.length !== 2 || b!.shape.length !== 2) return false;
   const { maxBindingBytes } = gpu();
   const resultBytes = 4 * a.shape[0]! * b!.shape[transposeB ? 0 : 1]!;
-  const largest = Math.max(byteLength(b!), resultBytes);
-  return resultBytes % OFFSET_ALIGNMENT === 0 && (1 + more.length) * largest <= maxBindingBytes;
+  const largest = Math.max(byteLength(a), (1 + more.length) * Math.max(byteLength(b!), resultBytes));
+  return resultBytes % OFFSET_ALIGNMENT === 0 && largest <= maxBindingBytes;
 }
 
 function matmulBatch(a: Tensor, matrices: readonly Tensor[], options: MatmulOptions): Tensor[] {
@@ -189,11 +199,12 @@ function innerSizes(a: Operand, b: Operand): string {
 }
 
 function operand(tensor: Tensor, transposed: boolean, range?: RowRange): Operand {
-  if (tensor.dtype === "u32") throw new ShapeError(`matmul: ${show(tensor.shape)} holds u32 ids, not float32 data`);
+  const op = range ? "matmulRows" : "matmul";
+  if (tensor.dtype === "u32") throw new ShapeError(`${op}: ${show(tensor.shape)} holds u32 ids, not float32 data`);
   const [total, width] = tensor.shape.slice(-2) as [number, number];
   if (range && (tensor.shape.length !== 2 || range.start < 0 || range.start + range.count > total)) {
     throw new ShapeError(
-      `matmulRows: ${show(tensor.shape)} is no matrix with rows ${range.start} to ${range.start + range.count - 1}`,
+      `${op}: ${show(tensor.shape)} is no matrix with rows ${range.start} to ${range.start + range.count - 1}`,
     );
   }
   const start = range?.start ?? 0;
@@ -221,7 +232,7 @@ function multiplySlices(a: Operand, b: Operand, slices: number, variant: MatmulV
 interface MultiplyOptions extends Addends<Tensor> {
   /** Adds to c instead of overwriting it. */
   readonly accumulate: boolean;
-  /** The merged batch axes with the strides of a and b; batched matrices are not cut. */
+  /** The merged batch axes with the strides of a and b, each of which can be bound as a whole. */
   readonly batch?: { readonly shape: number[]; readonly strides: number[][] };
   readonly variant?: MatmulVariant;
   readonly tilesPerGroup?: number | undefined;
@@ -306,7 +317,7 @@ function bindBlock(of: Operand, rows: Range, cols: Range): { tensor: Tensor; off
   return { tensor: view, offset: (row - first) * width + across };
 }
 
-/** Rows of the ranges that a matrix is bound by; a batch of matrices is not cut. */
+/** Rows of the ranges that a matrix is bound by; several matrices in one tensor are bound whole or not at all. */
 function rangeRows(tensor: Tensor): number {
   return tensor.shape.length === 2 ? rowsPerRange([tensor]) : Infinity;
 }

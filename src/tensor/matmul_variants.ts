@@ -17,7 +17,7 @@ const declaration = {
   bf16: { b: "B_BF16" },
 } as const;
 const subgroupKernel = kernel({ shader: "matmul_subgroup", ...declaration });
-const sharedKernel = kernel({ shader: "matmul_tile", ...declaration });
+const tileKernel = kernel({ shader: "matmul_tile", ...declaration });
 
 interface Variant {
   readonly kernel: typeof subgroupKernel;
@@ -40,7 +40,7 @@ function subgroupTile(rowsPerLane: number, rowLanes: number): Variant {
       ROWS_PER_LANE: rowsPerLane,
       ROW_LANES: rowLanes,
       ...vectorConstants(rowsPerLane, product),
-      ...(tilesPerGroup > 1 ? { STAGED_STEPS: MAX_STAGED_STEPS } : {}),
+      STAGED: tilesPerGroup > 1 ? 1 : 0,
     }),
   };
 }
@@ -50,7 +50,7 @@ export const variants = {
   subgroup8x32: subgroupTile(1, 8),
   subgroup24x32: subgroupTile(4, 6),
   subgroup32x32: subgroupTile(4, 8),
-  shared64x64: { kernel: sharedKernel, tileRows: 64, tileCols: 64, stages: false, constants: () => ({}) },
+  tile64x64: { kernel: tileKernel, tileRows: 64, tileCols: 64, stages: false, constants: () => ({}) },
 } satisfies Record<string, Variant>;
 
 export type MatmulVariant = keyof typeof variants;
@@ -113,6 +113,9 @@ function areMultiples(...numbers: readonly number[]): boolean {
  *   5 x 192 x 512, A Bᵀ           1.6        4.6       2.3              2.6            0.2
  *   compilation                   700        400       900             1000           1300
  *
+ * Since then, sums whose rows are not staged are cut into chunks as well, which costs products of more than 256 steps 5
+ * to 10%.
+ *
  * So 32 x 32, except where its rows would not be filled. Microseconds of m x 192 x 512, A Bᵀ, on two virtual cores of
  * an EPYC:
  *
@@ -126,22 +129,20 @@ function areMultiples(...numbers: readonly number[]): boolean {
  */
 export function chooseVariant(rows: number): MatmulVariant {
   const { software, subgroupSize } = gpu();
-  if (!software || subgroupSize !== 8) return "shared64x64";
+  if (!software || subgroupSize !== 8) return "tile64x64";
   if (rows <= 16) return "subgroup8x32";
   return FLAT_TILE_COST * Math.ceil(rows / 24) < Math.ceil(rows / 32) ? "subgroup24x32" : "subgroup32x32";
 }
 
 /** What a 24 x 32 tile takes of the time of a 32 x 32 one: it loads as many columns for fewer rows. */
 const FLAT_TILE_COST = 0.85;
-/** Steps of k whose rows fit into 32 KiB of workgroup memory. */
-const MAX_STAGED_STEPS = 256;
 /** Workgroups that each of the software driver's threads has at least, so that they finish together. */
 const GROUPS_PER_THREAD = 2;
 const THREADS = availableParallelism();
 
 /**
  * How many tiles side by side a workgroup computes from staged rows, of `down` x `across` tiles in all; 1: nothing is
- * staged. Two tiles are enough to gain by it.
+ * staged. Two tiles are enough to gain by it. It depends on the number of CPUs, and changes no bit of a result.
  */
 export function chooseTilesPerGroup(variant: MatmulVariant, down: number, across: number): number {
   const most = Math.floor((down * across) / (GROUPS_PER_THREAD * THREADS));

@@ -148,8 +148,10 @@ export function currentScope(): Set<Storage> | null {
   return scopes.at(-1) ?? null;
 }
 
-/** Anything that holds allocations: a tensor, or arrays and records of them. */
-type Holder = { readonly storage: Storage } | readonly unknown[] | Readonly<Record<string, unknown>>;
+/** What a result may hold tensors in: arrays, sets, maps (by their [key, value] pairs) and records. */
+function partsOf(holder: object): Iterable<unknown> {
+  return holder instanceof Map || holder instanceof Set ? holder : Object.values(holder);
+}
 
 /** Every allocation that can be reached from `value`, without recursion: a result may hold a long graph. */
 function storagesOf(value: unknown): Set<Storage> {
@@ -162,7 +164,7 @@ function storagesOf(value: unknown): Set<Storage> {
     seen.add(item);
     const { storage } = item as { storage?: Storage };
     if (storage?.pooled) found.add(storage);
-    else for (const part of Object.values(item as Holder)) open.push(part);
+    else for (const part of partsOf(item)) open.push(part);
   }
   return found;
 }
@@ -239,16 +241,31 @@ export function beforeTrim(listener: () => void): void {
   trimListeners.push(listener);
 }
 
-/** Destroys all free buffers. */
+const spared = new Set<ReadonlySet<PooledBuffer>>();
+
+/**
+ * Runs `body`, during which free buffers of this set, which may grow, are reused but not destroyed: recorded work that
+ * names them is to be dispatched again.
+ */
+export function sparing<T>(buffers: ReadonlySet<PooledBuffer>, body: () => T): T {
+  spared.add(buffers);
+  try {
+    return body();
+  } finally {
+    spared.delete(buffers);
+  }
+}
+
+/** Destroys all free buffers but those that are spared. */
 export function trimPool(): void {
   for (const listener of trimListeners) listener();
-  for (const buffers of freeBuffers.values()) {
-    for (const { buffer, capacity } of buffers) {
-      buffer.destroy();
-      stats.poolBytes -= capacity;
-    }
+  const isSpared = (pooled: PooledBuffer): boolean => [...spared].some((buffers) => buffers.has(pooled));
+  for (const [capacity, buffers] of freeBuffers) {
+    const unused = buffers.filter((pooled) => !isSpared(pooled));
+    for (const { buffer } of unused) buffer.destroy();
+    stats.poolBytes -= capacity * unused.length;
+    freeBuffers.set(capacity, buffers.filter(isSpared));
   }
-  freeBuffers.clear();
 }
 
 function mib(bytes: number): string {

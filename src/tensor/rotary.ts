@@ -107,6 +107,9 @@ export function requireRotary(
   if (x.shape.length !== 4 || batch === undefined || time === undefined || heads === undefined || !headSize) {
     throw new ShapeError(`${op}: x has shape ${show(x.shape)}, expected [batch, time, heads, head size]`);
   }
+  if (headSize % 2 !== 0) {
+    throw new ShapeError(`${op}: head size ${headSize} in x ${show(x.shape)} is odd. Fix: an even one, for pairs`);
+  }
   const half = headSize / 2;
   const maxPositions = tables.cos.shape[0]!;
   expectShape(op, "tables.cos", tables.cos, [maxPositions, half]);

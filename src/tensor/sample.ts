@@ -1,8 +1,12 @@
 /** Launches the sampler: draws one token per row and advances the generation state, all on the GPU. */
 import { gpu } from "./device.ts";
 import { kernel, launch } from "./kernel.ts";
+import { expectShape } from "./rows.ts";
 import { ShapeError, show } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
+
+/** The smallest temperature above 0: below it, float32 is denormal, and its inverse may be infinite. */
+const MIN_TEMPERATURE = 2 ** -126;
 
 const sampleKernel = kernel({
   shader: "sample",
@@ -53,9 +57,15 @@ export function sample(
   { topK = 0, topP = 1 }: KeptTokens = {},
 ): void {
   const [rows, vocab] = logits.shape as [number, number];
-  const maxSteps = state.tokens.shape[1]!;
-  if (state.tokens.shape[0] !== rows || step >= maxSteps) {
+  const [tokenRows, maxSteps] = state.tokens.shape as [number, number];
+  if (logits.shape.length !== 2 || state.tokens.shape.length !== 2 || tokenRows !== rows || !(step < maxSteps)) {
     throw new ShapeError(`sample: logits ${show(logits.shape)}, step ${step}, tokens ${show(state.tokens.shape)}`);
+  }
+  for (const name of ["nextIds", "positions"] as const) expectShape("sample", name, state[name], [rows]);
+  for (const name of ["streams", "progress"] as const) expectShape("sample", name, state[name], [rows, 2]);
+  expectShape("sample", "logProbs", state.logProbs, state.tokens.shape);
+  if (temperature !== 0 && !(temperature >= MIN_TEMPERATURE && Number.isFinite(Math.fround(temperature)))) {
+    throw new ShapeError(`sample: temperature ${temperature} must be 0 (greedy), or a float32 from 2^-126 up`);
   }
   if (!Number.isInteger(topK) || topK < 0) throw new ShapeError(`sample: topK ${topK} must be an integer from 0 up`);
   if (!(topP >= 0 && topP <= 1)) throw new ShapeError(`sample: topP ${topP} must be a number from 0 to 1`);

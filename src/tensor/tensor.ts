@@ -5,6 +5,7 @@
  * There are no methods that compute: operations are functions, one launcher file per shader, so that no class has to
  * know every operation.
  */
+import { GpuError } from "./device.ts";
 import { allocate, keepStorage, release, type Storage } from "./memory.ts";
 import { download, upload } from "./recorder.ts";
 import { ShapeError, show, sizeOf, type Shape } from "./shape.ts";
@@ -131,8 +132,14 @@ export function tensor(data: HostData | readonly number[], shape: Shape = [data.
   return result;
 }
 
+/** @throws GpuError for a tensor whose memory may hold another one by now. */
+function requireLive(op: string, x: Tensor): void {
+  if (x.storage.released) throw new GpuError(`${op}: ${show(x.shape)} was released (its scope has ended)`);
+}
+
 /** Overwrites a tensor with host data of its length and type, in order with the operations recorded before. */
 export function write(x: Tensor, data: HostData): void {
+  requireLive("write", x);
   if (data.length !== size(x)) throw new ShapeError(`write: ${data.length} values into shape ${show(x.shape)}`);
   if (dtypeOf(data) !== x.dtype) throw new ShapeError(`write: ${dtypeOf(data)} data into a ${x.dtype} tensor`);
   if (data.length > 0) upload(x.storage, x.byteOffset ?? 0, data.byteLength % 4 === 0 ? data : wholeWords(data));
@@ -152,16 +159,24 @@ function dtypeOf(data: HostData): DType {
 
 /** Another shape over the same memory; one dimension may be -1. @throws ShapeError when the sizes differ. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
+  if (shape.filter((n) => n < 0).length > 1) {
+    throw new ShapeError(`reshape: ${show(x.shape)} to ${show(shape)}: at most one size may be left open, as -1`);
+  }
   const known = shape.reduce((product, n) => (n === -1 ? product : product * n), 1);
   const resolved = shape.map((n) => (n === -1 ? size(x) / known : n));
-  if (sizeOf(resolved) !== size(x) || !resolved.every(Number.isInteger)) {
+  if (sizeOf(resolved) !== size(x) || !resolved.every((n) => Number.isInteger(n) && n >= 0)) {
     throw new ShapeError(`reshape: ${show(x.shape)} has ${size(x)} elements, ${show(shape)} does not`);
   }
   return { ...x, shape: resolved };
 }
 
 /** Reads tensors back in one round trip, bf16 as float32; waits until everything recorded before has run. */
-export async function readAll(tensors: readonly Tensor[]): Promise<(Float32Array | Uint32Array)[]> {
+export function readAll(tensors: readonly Tensor[]): Promise<(Float32Array | Uint32Array)[]> {
+  return readBack("readAll", tensors);
+}
+
+async function readBack(op: string, tensors: readonly Tensor[]): Promise<(Float32Array | Uint32Array)[]> {
+  for (const x of tensors) requireLive(op, x);
   const buffers = await download(
     tensors.map((x) => ({ storage: x.storage, byteOffset: x.byteOffset ?? 0, bytes: byteLength(x) })),
   );
@@ -180,13 +195,13 @@ function widen(bits: Uint16Array): Float32Array {
 /** Reads a float32 or bf16 tensor back to the host. */
 export async function read(x: Tensor): Promise<Float32Array> {
   if (x.dtype === "u32") throw new ShapeError("read: the tensor holds u32 ids, use readIds");
-  return (await readAll([x]))[0] as Float32Array;
+  return (await readBack("read", [x]))[0] as Float32Array;
 }
 
 /** Reads a u32 tensor back to the host. */
 export async function readIds(x: Tensor): Promise<Uint32Array> {
   if (x.dtype !== "u32") throw new ShapeError(`readIds: the tensor holds ${x.dtype} data, use read`);
-  return (await readAll([x]))[0] as Uint32Array;
+  return (await readBack("readIds", [x]))[0] as Uint32Array;
 }
 
 /** Takes a tensor out of its scope: it lives until `dispose`. Returns it. */

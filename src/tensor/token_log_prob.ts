@@ -48,7 +48,8 @@ const backwardKernel = kernel({
  * hidden [N, C], head [V, C] (float32 or bf16), targets u32 [N] -> logProbs, entropy (nats) and logSumExp, all [N], of
  * the distributions softmax(hidden headᵀ / temperature). Equals
  * `F.log_softmax(hidden @ head.T / temperature, -1).gather(..)`.
- * A target of IGNORE (cross_entropy.ts) gives log-probability and entropy 0; any other target outside 0..V-1 gives NaN.
+ * A target of IGNORE (cross_entropy.ts) gives log-probability and entropy 0; any other target outside 0..V-1 gives the
+ * log-probability NaN, and gradients of NaN through it.
  * @throws ShapeError when shapes or options do not fit.
  */
 export function tokenLogProb(

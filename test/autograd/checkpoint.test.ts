@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { backward, gradientsOf } from "../../src/autograd/backward.ts";
 import { checkpoint } from "../../src/autograd/checkpoint.ts";
 import * as ops from "../../src/autograd/ops.ts";
-import { constant, parameter } from "../../src/autograd/variable.ts";
+import { constant, detach, parameter } from "../../src/autograd/variable.ts";
 import { loadGpt } from "../../src/model/checkpoint.ts";
 import { arangePositions, disposeGpt, hiddenStates, logits } from "../../src/model/gpt.ts";
 import { tokenIds } from "../../src/tensor/embedding.ts";
@@ -48,6 +48,19 @@ describe("checkpoint", () => {
       backward(ops.sum(checkpoint([x, x], ([a, b]) => ops.mulScalar(ops.add(a!, b!), 5))));
       expect(await read(x.grad!)).toEqual(Float32Array.of(10, 10));
       [x.value, x.grad!].forEach(dispose);
+    });
+  });
+
+  test("refuses a block that reaches for a tracked Variable from outside, and frees what it made", async () => {
+    await scopeAsync(async () => {
+      const [x, w] = [parameter(tensor([2, 3])), parameter(tensor([5, 7]))];
+      const before = memoryStats().liveBuffers;
+      const lost = /checkpoint: the block uses a tracked Variable that is not among its inputs.* Fix: pass it as an/;
+      expect(() => checkpoint([x], ([a]) => ops.exp(ops.mul(a!, w)))).toThrow(lost);
+      expect(() => checkpoint([x], () => w)).toThrow(lost);
+      expect(memoryStats().liveBuffers).toBe(before);
+      const y = checkpoint([x], ([a]) => ops.mul(a!, detach(w)));
+      expect(await read(gradientsOf(ops.sum(y), [x])[0]!)).toEqual(Float32Array.of(5, 7));
     });
   });
 

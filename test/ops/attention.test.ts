@@ -311,6 +311,22 @@ describe("shape errors name the operation and the shapes", () => {
     });
   });
 
+  test("what backward gets", async () => {
+    await scopeAsync(async () => {
+      const x = zeros([2, 3, 2, 4]);
+      const saved = { q: x, k: x, v: x, y: x, logSumExp: zeros([2, 2, 3]) };
+      attentionBackward(saved, x);
+      const short = zeros([2, 3, 1, 4]);
+      expect(() => attentionBackward(saved, short)).toThrow(
+        "attentionBackward: dy has shape [2, 3, 1, 4], expected [2, 3, 2, 4]",
+      );
+      expect(() => attentionBackward({ ...saved, y: short }, x)).toThrow("attentionBackward: y has shape [2, 3, 1, 4]");
+      expect(() => attentionBackward({ ...saved, logSumExp: zeros([2, 3, 2]) }, x)).toThrow(
+        "attentionBackward: logSumExp has shape [2, 3, 2], expected [2, 2, 3]",
+      );
+    });
+  });
+
   test("mask, ends and query start", async () => {
     await scopeAsync(async () => {
       const x = zeros([2, 3, 1, 4]);

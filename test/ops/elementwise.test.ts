@@ -1,7 +1,8 @@
 /** Elementwise operations: forward and every gradient element against the float64 reference, broadcasting, errors. */
 import { describe, expect, test } from "vitest";
+import { gradientsOf } from "../../src/autograd/backward.ts";
 import * as ops from "../../src/autograd/ops.ts";
-import type { Variable } from "../../src/autograd/variable.ts";
+import { constant, parameter, type Variable } from "../../src/autograd/variable.ts";
 import * as el from "../../src/tensor/elementwise.ts";
 import { scopeAsync } from "../../src/tensor/memory.ts";
 import { ShapeError } from "../../src/tensor/shape.ts";
@@ -144,6 +145,18 @@ test("powers of zero, of negative numbers, and with fractional exponents of them
   expect((await onHost(() => el.powScalar(x, 5))).map(Math.round)).toEqual([-32, 0, 32]);
   expect(await onHost(() => el.powScalar(x, 0.5))).toEqual([NaN, 0, expect.closeTo(Math.SQRT2, 6)]);
   expect((await onHost(() => el.pow(x, tensor([3, 3, 3])))).map(Math.round)).toEqual([-8, 0, 8]);
+});
+
+test("the gradient of x^0 is 0 everywhere, at 0 too, as PyTorch has it", async () => {
+  const x = [0, -0, 2, -3];
+  await scopeAsync(async () => {
+    const base = parameter(tensor(x));
+    const [ofScalar] = gradientsOf(ops.powScalar(base, 0), [base], el.fill([4], 1));
+    expect((await read(ofScalar!)).map(Math.abs)).toEqual(new Float32Array(4));
+    const exponents = constant(tensor([0, 2, 0, 1]));
+    const [ofTensor] = gradientsOf(ops.pow(base, exponents), [base], el.fill([4], 1));
+    expect((await read(ofTensor!)).map(Math.abs)).toEqual(Float32Array.of(0, 0, 0, 1));
+  });
 });
 
 test("activations stay finite and right at large inputs", async () => {

@@ -8,12 +8,15 @@ import { adamw } from "../../src/autograd/adamw.ts";
 import { backward } from "../../src/autograd/backward.ts";
 import * as ops from "../../src/autograd/ops.ts";
 import { constant, parameter } from "../../src/autograd/variable.ts";
+import { gpu, openGpu } from "../../src/tensor/device.ts";
 import { embedding, embeddingBackward, tokenIds } from "../../src/tensor/embedding.ts";
-import { allRows, matmul, matmulRows } from "../../src/tensor/matmul.ts";
-import type { MatmulVariant } from "../../src/tensor/matmul_variants.ts";
+import { allRows, matmul, matmulEach, matmulRows } from "../../src/tensor/matmul.ts";
+import { runnableVariants } from "../../src/tensor/matmul_variants.ts";
 import { scopeAsync } from "../../src/tensor/memory.ts";
 import { rowRange, rowRanges, rowsPerRange } from "../../src/tensor/ranges.ts";
-import { dispose, empty, keep, read, readAll, tensor, type Tensor } from "../../src/tensor/tensor.ts";
+import {
+  dispose, empty, emptyNeighbours, keep, read, readAll, reshape, tensor, write, type Tensor,
+} from "../../src/tensor/tensor.ts";
 import { tokenLogProb, tokenLogProbBackward } from "../../src/tensor/token_log_prob.ts";
 import { expectClose, random } from "../support/gradcheck.ts";
 import { idsToGpu, toGpu } from "../support/gpu.ts";
@@ -86,7 +89,8 @@ describe("embedding", () => {
   });
 });
 
-describe.each<MatmulVariant>(["subgroup8x32", "subgroup32x32", "shared64x64"])("head, %s kernel", (variant) => {
+await openGpu(); // it decides which kernels there are to test
+describe.each(runnableVariants())("head, %s kernel", (variant) => {
   const operands = (): { x: Tensor; table: Tensor; dLogits: Tensor } =>
     ({ x: toGpu(hiddenValues), table: toGpu(tableValues), dLogits: toGpu(dLogitsValues) });
 
@@ -162,6 +166,53 @@ test.each([[200, 70, 90, 12_000], [192, 160, 224, 16_000], [130, 90, 70, 17_000]
     }
   },
 );
+
+describe("a matrix beyond the limit beside a batch", () => {
+  const BATCH_LIMIT = 4096;
+  const [long, wide] = [uniform([100, 16]), uniform([128, 16])]; // 6,400 and 8,192 bytes
+
+  test("is refused with the remedy, and the remedy works", () =>
+    withBindingLimit(BATCH_LIMIT, () => scopeAsync(async () => {
+      const [x, xs] = [uniform([2, 3, 16]), uniform([2, 16, 4])];
+      const advice = /cannot be cut, and a matrix exceeds the 4096 bytes that this adapter binds\. Fix: flatten/;
+      expect(() => matmul(toGpu(x), toGpu(long), { transposeB: true })).toThrow(advice);
+      expect(() => matmul(toGpu(long), toGpu(xs))).toThrow(/^matmul \[100, 16\] x \[2, 16, 4\]: a batch/);
+      const flat = matmul(reshape(toGpu(x), [6, 16]), toGpu(long), { transposeB: true });
+      expectClose("flattened", await read(flat), nn.matmul(x, long, { transposeB: true }).data, sumsOf(16));
+      const layer = ops.matmul(constant(toGpu(x)), constant(toGpu(long)), { transposeB: true });
+      expectClose("ops.matmul", await read(layer.value), nn.matmul(x, long, { transposeB: true }).data, sumsOf(16));
+      const batchOfOne = matmul(reshape(toGpu(x), [1, 6, 16]), toGpu(long), { transposeB: true });
+      expect(batchOfOne.shape).toEqual([1, 6, 100]);
+      expect(await read(batchOfOne)).toEqual(await read(flat));
+    })));
+
+  test("is multiplied with one neighbour at a time", () =>
+    withBindingLimit(BATCH_LIMIT, () => scopeAsync(async () => {
+      const matrices = [uniform([4, 16]), uniform([4, 16])];
+      const places = emptyNeighbours([[4, 16], [4, 16]]);
+      places.forEach((place, i) => write(place, Float32Array.from(matrices[i]!.data)));
+      for (const [i, c] of matmulEach(toGpu(wide), places, { transposeB: true }).entries()) {
+        const expected = nn.matmul(wide, matrices[i]!, { transposeB: true });
+        expectClose(`neighbour ${i}`, await read(c), expected.data, sumsOf(16));
+      }
+    })));
+
+  test("has no slices of the inner axis", async () => {
+    const { software } = gpu();
+    const [a, b] = [uniform([4, 512]), uniform([512, 16])];
+    try {
+      Object.assign(gpu(), { software: false }); // which would take two slices of this product
+      const run = (options = {}): Promise<Float32Array> =>
+        scopeAsync(() => read(matmul(toGpu(a), toGpu(b), { variant: "tile64x64", ...options })));
+      const cut = await withBindingLimit(2 * BATCH_LIMIT, run);
+      expectClose("cut", cut, nn.matmul(a, b).data, sumsOf(512));
+      const forced = withBindingLimit(2 * BATCH_LIMIT, () => run({ slices: 2 }));
+      await expect(forced).rejects.toThrow("matmul [4, 512] x [512, 16]: cannot be cut into 2 slices");
+    } finally {
+      Object.assign(gpu(), { software });
+    }
+  });
+});
 
 test("row ranges of cut matrices, beginning anywhere", async () => {
   const [x, w] = [uniform([210, CHANNELS]), uniform([50, CHANNELS])];

@@ -3,9 +3,9 @@ import { describe, expect, test } from "vitest";
 import * as ops from "../../src/autograd/ops.ts";
 import { constant } from "../../src/autograd/variable.ts";
 import * as layout from "../../src/tensor/layout.ts";
-import { scopeAsync } from "../../src/tensor/memory.ts";
+import { scope, scopeAsync } from "../../src/tensor/memory.ts";
 import { ShapeError, sizeOf } from "../../src/tensor/shape.ts";
-import { read, readIds, tensor, type Tensor } from "../../src/tensor/tensor.ts";
+import { empty, read, readIds, reshape, tensor, type Tensor } from "../../src/tensor/tensor.ts";
 import { checkOp } from "../support/check_op.ts";
 import { idsToGpu, toGpu } from "../support/gpu.ts";
 import { random } from "../support/gradcheck.ts";
@@ -35,6 +35,12 @@ test("reshape shares memory forward and backward", async () => {
     gpu: (x) => ops.reshape(x, [3, -1]),
     reference: (x) => shapes.reshape(x, [3, -1]),
   });
+});
+
+test.each([
+  [[4], [-2, -2]], [[4], [-1, -1]], [[1], [-1, -1]], [[0], [-2, 0]], [[6], [4, -1]], [[0], [-1, 0]], [[4], [-4]],
+])("reshape of %j to %j is refused", (from, to) => {
+  scope(() => { expect(() => reshape(empty(from), to)).toThrow(ShapeError); });
 });
 
 test.each<[number[], number, number, number, number]>([

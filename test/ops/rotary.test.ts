@@ -118,6 +118,9 @@ test("shape errors name the operation and both shapes", () => {
     expect(() => ops.rotary(x, tables, idsToGpu([0, 1]))).toThrow("has shape [4, 4], expected [4, 3]");
     const y = constant(tensor(new Float32Array(16), [1, 2, 1, 8]));
     expect(() => ops.rotary(y, tables, idsToGpu([0]))).toThrow("positions are u32 [1], expected u32 [1, 2]");
+    const odd = constant(tensor(new Float32Array(6), [1, 2, 1, 3]));
+    const message = "rotary: head size 3 in x [1, 2, 1, 3] is odd. Fix: an even one";
+    expect(() => ops.rotary(odd, tables, idsToGpu([0, 1]))).toThrow(message);
     expect(() => ops.rotary(constant(tensor([1, 2])), tables, idsToGpu([0]))).toThrow("x has shape [2]");
   });
   expect(() => rotaryTables(4, 7, 10_000)).toThrow("head size 7 is odd");

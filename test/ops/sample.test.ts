@@ -4,9 +4,11 @@
  * numbers, temperature and greedy are tested in test/model/sampler.test.ts.
  */
 import { describe, expect, test } from "vitest";
+import * as el from "../../src/tensor/elementwise.ts";
 import { scopeAsync } from "../../src/tensor/memory.ts";
 import { sample, type KeptTokens, type SamplerState } from "../../src/tensor/sample.ts";
-import { readAll, tensor } from "../../src/tensor/tensor.ts";
+import { sizeOf } from "../../src/tensor/shape.ts";
+import { readAll, tensor, type Tensor } from "../../src/tensor/tensor.ts";
 import { seededNormal } from "../../src/random.ts";
 import "../support/gpu.ts";
 
@@ -188,6 +190,31 @@ describe("ties and edges", () => {
     await expect(draw(row, { topK: 1.5 })).rejects.toThrow(/topK 1\.5/);
     await expect(draw(row, { topP: 1.1 })).rejects.toThrow(/sample: topP 1\.1 must be a number from 0 to 1/);
     await expect(draw(row, { topP: NaN })).rejects.toThrow(/topP NaN/);
+    for (const temperature of [-1, NaN, Infinity, 1e39, 1e-40]) {
+      await expect(draw(row, {}, temperature)).rejects.toThrow(`sample: temperature ${temperature} must be 0 (greedy)`);
+    }
+    expect((await draw(row, {}, 2 ** -126)).logProbs).toEqual([0]);
+  });
+
+  test("a state that does not fit the logits is refused by name", async () => {
+    await scopeAsync(async () => {
+      const ids = (...shape: number[]): Tensor => tensor(new Uint32Array(sizeOf(shape)), shape);
+      const state: SamplerState = {
+        streams: ids(2, 2), endIdList: ids(1), endIdCount: 0, nextIds: ids(2), positions: ids(2), progress: ids(2, 2),
+        tokens: ids(2, 3), logProbs: el.fill([2, 3], 0),
+      };
+      const run = (changed: Partial<SamplerState>, logits = el.fill([2, 5], 0)): void =>
+        sample(logits, { ...state, ...changed }, 0, 1, 0);
+      run({});
+      expect(() => run({}, el.fill([2, 1, 5], 0))).toThrow("sample: logits [2, 1, 5], step 0, tokens [2, 3]");
+      expect(() => run({ streams: ids(2) })).toThrow("sample: streams has shape [2], expected [2, 2]");
+      expect(() => run({ progress: ids(3, 2) })).toThrow("sample: progress has shape [3, 2], expected [2, 2]");
+      expect(() => run({ positions: ids(1) })).toThrow("sample: positions has shape [1], expected [2]");
+      expect(() => run({ nextIds: ids(3) })).toThrow("sample: nextIds has shape [3], expected [2]");
+      expect(() => run({ logProbs: el.fill([2, 2], 0) })).toThrow("sample: logProbs has shape [2, 2], expected [2, 3]");
+      expect(() => run({ nextIds: el.fill([2], 0) })).toThrow("sample.sample: nextIds [2] is f32, the kernel reads u32");
+      await Promise.resolve();
+    });
   });
 });
 

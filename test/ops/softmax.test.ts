@@ -98,6 +98,9 @@ test("rows of softmax sum to 1, and -infinity has probability 0", async () => {
 
 test("shape errors name the operation and both shapes", () => {
   expect(() => ops.softmax(constant(toGpu(array64([], [1]))))).toThrow(/softmax/);
+  const x = constant(toGpu(array64([2], [1, 2])));
+  expect(() => ops.softmax(x, 7)).toThrow("softmax: axis 7 does not exist in shape [2]");
+  expect(() => ops.logSoftmax(x, 7)).toThrow("logSoftmax: axis 7 does not exist in shape [2]");
   expect(() => softmaxBackward(tensor([1, 2]), tensor([1, 2, 3]))).toThrow(
     "softmaxBackward: dy has shape [3], expected [2]",
   );

@@ -2,9 +2,10 @@
 import { describe, expect, it } from "vitest";
 import * as ops from "../../src/autograd/ops.ts";
 import { IGNORE } from "../../src/tensor/cross_entropy.ts";
+import { fill } from "../../src/tensor/elementwise.ts";
 import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
-import { empty, read } from "../../src/tensor/tensor.ts";
-import { tokenLogProb, tokenLogProbBackward } from "../../src/tensor/token_log_prob.ts";
+import { empty, read, type Tensor } from "../../src/tensor/tensor.ts";
+import { tokenLogProb, tokenLogProbBackward, type TokenLogProbOptions } from "../../src/tensor/token_log_prob.ts";
 import { checkOp } from "../support/check_op.ts";
 import { expectClose, random, relativeToLargest } from "../support/gradcheck.ts";
 import { idsToGpu, toGpu } from "../support/gpu.ts";
@@ -36,7 +37,7 @@ function reference(hidden: Array64, head: Array64, targets: Uint32Array, tempera
 }
 
 /** Checks forward and both gradients of logProbs, of entropy, and of a sum of both. */
-async function checkAll(example: Case, options: ops.TokenLogProbOptions = {}, atol = 2e-6): Promise<void> {
+async function checkAll(example: Case, options: TokenLogProbOptions = {}, atol = 2e-6): Promise<void> {
   const { hidden, head, targets } = example;
   const { temperature = 1 } = options;
   const shared = { inputs: [hidden, head], forward: { rtol: 1e-5, atol }, gradient: { rtol: 1e-4, atol: 1e-5 } };
@@ -155,6 +156,23 @@ describe("tokenLogProb", () => {
       const [valid, beyond] = await read(logProbs);
       expect(valid).toBeLessThan(0);
       expect(beyond).toBeNaN();
+    });
+  });
+
+  it("gives NaN as the gradient of such a row, and of no other; not through the entropy", async () => {
+    const { hidden, head } = randomCase(3, 3, 5);
+    await scopeAsync(async () => {
+      const saved = { hidden: toGpu(hidden), head: toGpu(head), targets: idsToGpu([4, 5, IGNORE]) };
+      const { logSumExp, entropy } = tokenLogProb(saved.hidden, saved.head, saved.targets);
+      const isNan = async (gradients: { dLogProbs?: Tensor; dEntropy?: Tensor }): Promise<boolean[]> => {
+        const all = { ...saved, logSumExp, entropy };
+        const { dHidden } = tokenLogProbBackward(all, gradients, {}, { hidden: true, head: false });
+        return Array.from(await read(dHidden!), Number.isNaN);
+      };
+      const second = Array.from({ length: 9 }, (_, i) => i >= 3 && i < 6);
+      expect(await isNan({ dLogProbs: fill([3], 1) })).toEqual(second);
+      expect(await isNan({ dLogProbs: fill([3], 0), dEntropy: fill([3], 1) })).toEqual(second);
+      expect(await isNan({ dEntropy: fill([3], 1) })).not.toContain(true);
     });
   });
 

@@ -3,9 +3,14 @@ import { describe, expect, test, vi } from "vitest";
 import { loadShader, locate, reflectShader } from "../../src/shaders/load.ts";
 import { GpuError, gpu } from "../../src/tensor/device.ts";
 import { exp, neg } from "../../src/tensor/elementwise.ts";
+import { embedding, tokenIds } from "../../src/tensor/embedding.ts";
 import { foldGrid, kernel, launch } from "../../src/tensor/kernel.ts";
+import { slice } from "../../src/tensor/layout.ts";
+import { matmul } from "../../src/tensor/matmul.ts";
 import { scope, scopeAsync } from "../../src/tensor/memory.ts";
-import { empty, read, tensor } from "../../src/tensor/tensor.ts";
+import { ShapeError } from "../../src/tensor/shape.ts";
+import { softmax } from "../../src/tensor/softmax.ts";
+import { empty, read, readIds, reshape, tensor } from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
 
 describe("grids", () => {
@@ -52,8 +57,16 @@ describe("loading a shader", () => {
 
   test("reads buffers and parameters from the text", () => {
     const { buffers, params } = reflectShader(loadShader("unary"));
-    expect(buffers.get("x")).toEqual({ binding: 1, access: "read" });
-    expect(buffers.get("accumulator")).toEqual({ binding: 3, access: "read_write" });
+    expect(buffers.get("x")).toEqual({ binding: 1, access: "read", type: "f32" });
+    expect(buffers.get("accumulator")).toEqual({ binding: 3, access: "read_write", type: "f32" });
+    const typeOf = (shader: string, name: string, substitutes = {}): string =>
+      reflectShader(loadShader(shader, {}, substitutes)).buffers.get(name)!.type;
+    expect([typeOf("sample", "tokens"), typeOf("sample", "logProbs")]).toEqual(["u32", "f32"]);
+    expect([typeOf("kv_cache", "moves"), typeOf("activation", "gate")]).toEqual(["u32", "f32"]); // vec2u, vec4f
+    expect(typeOf("rms_norm", "x")).toBe("f32"); // RowPart, an alias of vec4f or f32
+    expect(typeOf("rms_norm", "x", { row_vectors: "row_elements" })).toBe("f32");
+    const text = "@group(0) @binding(1) var<storage, read> pairs: array<Pair>;";
+    expect(() => reflectShader(text)).toThrow("elements of type Pair. Fix: f32, u32 or vectors");
     const fields = params.map(({ name, type }) => `${name}: ${type}`);
     expect(fields).toEqual(["size: u32", "scalar: f32", "low: f32", "high: f32"]);
   });
@@ -73,6 +86,28 @@ describe("launching", () => {
     await expect(unknownBuffer).rejects.toThrow("unary.wgsl declares no wrong");
     const unknownParameter = run({ shader: "unary", entry: "neg", buffers: ["x", "y"], params: ["size", "sizes"] });
     await expect(unknownParameter).rejects.toThrow("unary.wgsl declares no sizes");
+  });
+
+  test("refuses ids where the shader reads numbers, and numbers where it reads ids", async () => {
+    await scopeAsync(async () => {
+      const ids = tensor(Uint32Array.of(1, 2, 3, 4));
+      expect(() => softmax(ids)).toThrow(ShapeError);
+      expect(() => softmax(ids)).toThrow(
+        "softmax.softmax: x [4] is u32, the kernel reads f32. Fix: ids come from a Uint32Array, numbers from a " +
+          "Float32Array",
+      );
+      const table = reshape(ids, [2, 2]);
+      expect(() => embedding(table, tokenIds([1]))).toThrow("table [2, 2] is u32, the kernel reads f32");
+      expect(() => matmul(table, empty([2, 2]))).toThrow("holds u32 ids");
+      const gate = kernel({
+        shader: "binary", entry: "choose", buffers: ["condition", "a", "b", "y"], params: ["size"],
+      });
+      const [a, y] = [tensor([1]), empty([1])];
+      expect(() => launch(gate, { condition: a, a, b: a, y }, { size: 1 }, 1)).toThrow(
+        "binary.choose: condition [1] is f32, the kernel reads u32",
+      );
+      expect([...(await readIds(slice(ids, 0, 1, 3)))]).toEqual([2, 3]); // moved as bits
+    });
   });
 
   test("refuses unknown constants and files", async () => {

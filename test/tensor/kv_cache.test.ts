@@ -158,6 +158,31 @@ describe("limits", () => {
     disposeKvCache(cache);
   });
 
+  test("a cache of another model, and rows that are not one id each, are refused", async () => {
+    const cache = createKvCache(2, { batch: 2, capacity: 3, ...shape });
+    const others = [
+      createKvCache(1, { batch: 2, capacity: 3, ...shape }),
+      createKvCache(2, { batch: 2, capacity: 3, kvHeads: 3, headSize: 2 }), // as wide
+    ];
+    await scopeAsync(async () => {
+      const rows = tensor(new Uint32Array(2));
+      expect(() => copyCachePrefix(cache, others[0]!, rows, 1)).toThrow(
+        "copyCachePrefix: [layers, heads, head size] are [1, 2, 3] in the source and [2, 2, 3] in the cache",
+      );
+      expect(() => copyCachePrefix(cache, others[1]!, rows, 1)).toThrow(/are \[2, 3, 2\] in the source/);
+      expect(() => copyCachePrefix(cache, cache, tensor(new Uint32Array(3)), 1)).toThrow(
+        "copyCachePrefix: sourceRow has shape [3], expected [2]",
+      );
+      const source = createKvCache(2, { batch: 1, capacity: 3, ...shape });
+      expect(() => copyCachePrefix(cache, source, tensor([0, 0]), 1)).toThrow("sourceRow [2] is f32, the kernel reads u32");
+      const keys = labelled(2, 1, 0).x;
+      expect(() => writeCache(cache, 0, keys, keys, tensor([0, 0]))).toThrow("starts [2] is f32, the kernel reads u32");
+      disposeKvCache(source);
+      await Promise.resolve();
+    });
+    [cache, ...others].forEach(disposeKvCache);
+  });
+
   test("it is kept until it is disposed of", async () => {
     const before = memoryStats().liveBuffers;
     const cache = await scopeAsync(async () => {

@@ -4,7 +4,9 @@ import { GpuError, openGpu } from "../../src/tensor/device.ts";
 import * as el from "../../src/tensor/elementwise.ts";
 import { memoryStats, resetPeak, scope, scopeAsync, sizeClass, trimPool } from "../../src/tensor/memory.ts";
 import { recorderStats } from "../../src/tensor/recorder.ts";
-import { dispose, empty, keep, read, reshape, tensor, write, type Tensor } from "../../src/tensor/tensor.ts";
+import {
+  dispose, empty, keep, read, readAll, readIds, reshape, tensor, write, type Tensor,
+} from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
 import { random } from "../support/gradcheck.ts";
 
@@ -57,6 +59,19 @@ describe("scopes", () => {
       });
     }));
 
+  test("hand on what maps, by key or value, and sets hold", () =>
+    balanced(() => {
+      scope(() => {
+        const result = scope(() => ({
+          named: new Map([["x", { list: [tensor([1])] }]]),
+          keyed: new Map([[tensor([2]), 2]]),
+          some: new Set([tensor([3])]),
+        }));
+        const held = [...result.named.get("x")!.list, ...result.keyed.keys(), ...result.some];
+        expect(held.map(({ storage }) => storage.released)).toEqual([false, false, false]);
+      });
+    }));
+
   test("free everything when the body throws", () =>
     balanced(async () => {
       expect(() => scope(() => { tensor([1]); throw new Error("as planned"); })).toThrow("as planned");
@@ -98,6 +113,20 @@ test("using a released tensor is an error that names the operation and the opera
     expect(() => el.exp(gone)).toThrow(GpuError);
     expect(() => el.exp(gone)).toThrow(/unary\.exponential: x was released \(its scope has ended\)/);
     return Promise.resolve();
+  });
+});
+
+test("so is reading or writing one, whose memory may hold another tensor by now", async () => {
+  await scopeAsync(async () => {
+    const made: Tensor[] = [];
+    scope(() => { made.push(el.fill([4], 1), tensor(Uint32Array.of(1, 2))); });
+    const [gone, ids] = made as [Tensor, Tensor];
+    el.fill([4], 2);
+    await expect(read(gone)).rejects.toThrow(GpuError);
+    await expect(read(reshape(gone, [2, 2]))).rejects.toThrow("read: [2, 2] was released (its scope has ended)");
+    await expect(readAll([tensor([1]), gone])).rejects.toThrow("readAll: [4] was released");
+    await expect(readIds(ids)).rejects.toThrow("readIds: [2] was released");
+    expect(() => write(gone, new Float32Array(4))).toThrow("write: [4] was released (its scope has ended)");
   });
 });
 

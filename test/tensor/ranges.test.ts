@@ -133,7 +133,8 @@ describe("too large", () => {
     withBindingLimit(1000, () => scopeAsync(async () => {
       expect(() => softmax(empty([3, 100]))).toThrow(GpuError);
       expect(() => softmax(empty([3, 100]))).toThrow(
-        "softmax.softmax: x [3, 100] has 1200 bytes, this adapter binds at most 1000. Fix:",
+        "softmax.softmax: x [3, 100] has 1200 bytes, this adapter binds at most 1000. Fix: a smaller batch or shorter " +
+          "sequences; for a weight, a smaller model",
       );
       await Promise.resolve();
     })));
