@@ -257,6 +257,14 @@ describe("the machine and the numbers", () => {
   });
 
   test.each([
+    ["nine", 4, /WEBGRPO_GPU_GIB is "nine"\. Fix: a number of GiB above 0/],
+    ["0.0002", 3, /this needs about .* of GPU memory .*, but 0\.00 GiB may be used\. Fix: /],
+  ] as const)("GPU memory by the environment: WEBGRPO_GPU_GIB=%s", async (setting, code, message) => {
+    const args = ["--model", model, "--out", fresh()];
+    await refuses("grpo/train", args, code, message, { env: { WEBGRPO_GPU_GIB: setting } });
+  });
+
+  test.each([
     ["grpo/train", ["--model", model, "--rollout-count", "5", "--warmup-steps", "0"],
       /train step 1: 3 gradient steps in a row .*NaN.*good weights: .*last-good\. Fix: a lower --learning-rate/],
     ["model/pretrain", [...tinyPretrain, "--steps", "5"],

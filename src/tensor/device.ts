@@ -29,7 +29,10 @@ export interface Gpu {
 }
 
 export interface GpuOptions {
-  /** Overrides the byte budget (default: half of the machine's memory on a software driver, 64 GiB on a GPU). */
+  /**
+   * Overrides the byte budget. By default it is what WEBGRPO_GPU_GIB in the environment says, in GiB, else half of the
+   * machine's memory on a software driver, and 64 GiB on a GPU, whose memory WebGPU does not tell.
+   */
   readonly byteBudget?: number;
   /** Lowers the binding limit below the adapter's own. */
   readonly maxBindingBytes?: number;
@@ -101,7 +104,8 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
   const software = info.isFallbackAdapter;
   const uniformSize = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
   device.addEventListener("uncapturederror", (event) => {
-    uncaptured ??= `GPU error: ${event.error.message.trim()}`;
+    const isMemory = event.error instanceof GPUOutOfMemoryError;
+    uncaptured ??= `GPU error: ${event.error.message.trim()}${isMemory ? OUT_OF_MEMORY_FIX : ""}`;
     if (pendingChecks.size === 0) reportFailure(uncaptured);
   });
   void device.lost.then((lost) => {
@@ -115,10 +119,24 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
     software,
     subgroupSize: features.includes("subgroups") ? uniformSize : 0,
     rowThreads: software ? 8 : 128,
-    byteBudget: options.byteBudget ?? (software ? Math.floor(totalmem() / 2) : 64 * 2 ** 30),
+    byteBudget: options.byteBudget ?? budgetOfUser() ?? (software ? Math.floor(totalmem() / 2) : 64 * GIB),
     maxBindingBytes: Math.min(options.maxBindingBytes ?? Infinity, device.limits.maxStorageBufferBindingSize),
   };
   return current;
+}
+
+const GIB = 2 ** 30;
+const OUT_OF_MEMORY_FIX =
+  ". Fix: set WEBGRPO_GPU_GIB to the GiB of memory that may be used, so that free buffers are given up in time; or a " +
+  "smaller batch or model";
+
+/** Bytes; null where the user has not set any. @throws GpuError for a setting that is no positive number. */
+function budgetOfUser(): number | null {
+  const setting = process.env["WEBGRPO_GPU_GIB"];
+  if (setting === undefined || setting === "") return null;
+  const gib = Number(setting);
+  if (gib > 0 && Number.isFinite(gib)) return Math.floor(gib * GIB);
+  throw new GpuError(`WEBGRPO_GPU_GIB is "${setting}". Fix: a number of GiB above 0, such as 8, or leave it unset`);
 }
 
 function loadDriver(): void {
