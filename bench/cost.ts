@@ -29,20 +29,35 @@ function causalPairs(time: number): number {
   return (time * (time + 1)) / 2;
 }
 
+/** A training step on [batch, time] tokens, of which each predicts another. */
+export function trainingCost(config: GptConfig, batch: number, time: number): Cost {
+  return stepCost(config, batch * time, batch * time, batch * causalPairs(time));
+}
+
 /**
- * A training step on [batch, time] tokens: forward, backward, AdamW with a gradient norm.
+ * A gradient step on `samples` completions of `tokens` tokens to one prompt, which is run once. The last token of a
+ * completion predicts nothing and is not run; the head is needed where completion tokens are predicted.
+ */
+export function gradientStepCost(config: GptConfig, prompt: number, samples: number, tokens: number): Cost {
+  const run = tokens - 1;
+  const pairs = causalPairs(prompt) + samples * (run * prompt + causalPairs(run));
+  return stepCost(config, prompt + samples * run, samples * tokens, pairs);
+}
+
+/**
+ * Forward, backward, AdamW with a gradient norm: of tokens that run through the layers, of predictions by the head, of
+ * pairs of a query and a key.
  *
  * Bytes of a weight: read forward and backward, gradient written; read for the norm; AdamW reads 4 and writes 3 values.
  * Bytes of an activation that a product, attention or a norm leaves behind: written, read by the next operation and by
  * backward; its gradient written and read. Everything between those is taken to be fused away.
  */
-export function trainingCost(config: GptConfig, batch: number, time: number): Cost {
+function stepCost(config: GptConfig, tokens: number, predictions: number, pairs: number): Cost {
   const { hiddenSize, heads, kvHeads, headSize, mlpSize, layers, vocabSize } = config;
-  const tokens = batch * time;
-  const forward = 2 * tokens * (linearWeights(config) + hiddenSize * vocabSize);
-  const attention = batch * attentionFlops(config, causalPairs(time));
+  const forward = 2 * (tokens * linearWeights(config) + predictions * hiddenSize * vocabSize);
+  const attention = attentionFlops(config, pairs);
   const perLayer = 4 * hiddenSize + headSize * (2 * heads + 2 * kvHeads) + 3 * mlpSize;
-  const activations = tokens * (layers * perLayer + 2 * hiddenSize + vocabSize);
+  const activations = tokens * (layers * perLayer + 2 * hiddenSize) + predictions * vocabSize;
   return {
     flops: 3 * forward + 3.5 * attention,
     bytes: 4 * (11 * parameterCount(config) + 5 * activations),
@@ -50,8 +65,8 @@ export function trainingCost(config: GptConfig, batch: number, time: number): Co
 }
 
 /**
- * `samples` completions of `tokens` tokens for each of `prompts` prompts. A prompt is run once; the first token comes
- * from it, so a completion takes tokens - 1 further passes. Bytes: each pass reads all weights and each row's cache.
+ * `samples` completions of `tokens` tokens for each of `prompts` prompts. A prompt is run once; the first tokens of all
+ * its completions come from one distribution, and a completion takes tokens - 1 further passes. Bytes: each pass reads all weights and each row's cache.
  */
 export function decodeCost(config: GptConfig, prompts: number, samples: number, prompt: number, tokens: number): Cost {
   const { layers, kvHeads, headSize, hiddenSize, vocabSize } = config;
@@ -63,7 +78,7 @@ export function decodeCost(config: GptConfig, prompts: number, samples: number, 
   const steps = rows * (2 * passes * linearWeights(config) + attentionFlops(config, keys));
   const cacheBytes = 4 * 2 * layers * kvHeads * headSize * rows * keys;
   return {
-    flops: prefill + steps + 2 * rows * tokens * head,
+    flops: prefill + steps + 2 * (prompts + rows * passes) * head,
     bytes: 4 * tokens * parameterCount(config) + cacheBytes,
   };
 }

@@ -95,21 +95,27 @@ async function runExperiment(seed: number): Promise<Ours> {
 }
 
 /** The same experiment in PyTorch eager with transformers (torch_experiment.py). */
-async function runTorchExperiment(): Promise<Outcome> {
-  const { output, seconds } = await runProgram(PYTHON, ["-B", script("torch_experiment.py"), DEFAULT_MODEL], "{");
+async function runTorchExperiment(rolloutsAtOnce: number): Promise<Outcome> {
+  const args = ["-B", script("torch_experiment.py"), DEFAULT_MODEL, String(rolloutsAtOnce)];
+  const { output, seconds } = await runProgram(PYTHON, args, "{");
   const line = output.trim().split("\n").at(-1)!;
   const result = JSON.parse(line) as { seconds: Omit<Seconds, "whole">; rewards: number[] };
   return { seconds: { whole: seconds, ...result.seconds }, rewards: result.rewards };
 }
 
-/** The experiment here and, with PyTorch, there: run in turn, median seconds. */
+/**
+ * The experiment here and, with PyTorch, there, with rollouts one at a time as the reproduced experiment has them, and in
+ * one batch as here: run in turn, median seconds.
+ */
 export async function benchExperiment(bench: Bench): Promise<Row[]> {
   const withTorch =
     bench.torch !== null && hasPythonModules(["torch", "transformers"], "the reference experiment in PyTorch");
-  const [ours, theirs]: [Ours[], Outcome[]] = [[], []];
+  const [ours, theirs, batched]: [Ours[], Outcome[], Outcome[]] = [[], [], []];
   for (let run = 0; run < (bench.quick ? 1 : 3); run++) {
     ours.push(await runExperiment(1));
-    if (withTorch) theirs.push(await runTorchExperiment());
+    if (!withTorch) continue;
+    theirs.push(await runTorchExperiment(1));
+    batched.push(await runTorchExperiment(25));
   }
   const columns = (outcomes: readonly Outcome[]): Record<string, number> => {
     const of = (part: keyof Seconds): number => median(outcomes.map(({ seconds }) => seconds[part]));
@@ -123,10 +129,17 @@ export async function benchExperiment(bench: Bench): Promise<Row[]> {
   const own = columns(ours);
   const row = { experiment: "WebGRPO", ...own, dispatches, submits, "peak MiB": peakBytes / 2 ** 20 };
   if (!withTorch) return [row];
-  const other = columns(theirs);
   const names = ["whole process s", "start-up s", "rollouts s", "training s"] as const;
-  const ratios = Object.fromEntries(names.map((name) => [name, own[name]! / other[name]!]));
-  return [row, { experiment: "PyTorch and transformers, eager", ...other }, { experiment: "ratio", ...ratios }];
+  const compared = (experiment: string, outcomes: readonly Outcome[]): Row[] => {
+    const other = columns(outcomes);
+    const ratios = Object.fromEntries(names.map((name) => [name, own[name]! / other[name]!]));
+    return [{ experiment, ...other }, { experiment: "ours / theirs", ...ratios }];
+  };
+  return [
+    row,
+    ...compared("PyTorch and transformers, eager", theirs),
+    ...compared("the same, rollouts in one batch", batched),
+  ];
 }
 
 if (process.argv[1] === import.meta.filename) {

@@ -1,16 +1,17 @@
 /** Whole calls: a training step and decoding of the benchmarks' model, a gradient step of the one in weights/. */
 import { adamw } from "../src/autograd/adamw.ts";
 import { backward, zeroGrad } from "../src/autograd/backward.ts";
+import { readLogProbs } from "../src/grpo/completion_log_probs.ts";
 import { parseConfig } from "../src/grpo/config.ts";
 import type { Experience } from "../src/grpo/rollout.ts";
-import { advantagesOf, gradientStep } from "../src/grpo/update.ts";
+import { advantagesOf, gradientStep, type UpdateResult } from "../src/grpo/update.ts";
 import { DEFAULT_MODEL, loadChatModel } from "../src/model/chat_model.ts";
 import { disposeGpt, type Gpt } from "../src/model/gpt.ts";
 import { nextTokenLoss } from "../src/model/pretrain_loss.ts";
 import { sampleCompletions } from "../src/model/sampler.ts";
 import { scopeAsync } from "../src/tensor/memory.ts";
 import { readAll } from "../src/tensor/tensor.ts";
-import { decodeCost, trainingCost } from "./cost.ts";
+import { decodeCost, gradientStepCost, trainingCost } from "./cost.ts";
 import { timedCall, type Bench, type Work } from "./measure.ts";
 import { BENCH_MODEL, randomGpt, someIds } from "./model_config.ts";
 import type { Row } from "./table.ts";
@@ -80,7 +81,7 @@ export async function benchModel(bench: Bench): Promise<Row[]> {
 }
 
 async function gradientStepRow(bench: Bench): Promise<Row> {
-  const { step, cost, groupSize, dispose } = experimentStep();
+  const { step, cost, groupSize, dispose } = await experimentStep();
   const row = {
     workload: `gradient step of the experiment, ${groupSize} x ${DECODE.tokens} tokens`,
     ...(await timedCall(bench, step, cost)),
@@ -96,18 +97,25 @@ interface ExperimentStep {
   readonly dispose: () => void;
 }
 
-/** A gradient step of the reference experiment: five completions of ten tokens to one prompt. */
-export function experimentStep(): ExperimentStep {
+/**
+ * A gradient step of the reference experiment: five completions of ten tokens to one prompt, on-policy.
+ * @throws Error when the gradient is 0: that would be another amount of work.
+ */
+export async function experimentStep(): Promise<ExperimentStep> {
   const { model } = loadChatModel(DEFAULT_MODEL);
   const config = parseConfig(["node", "bench"]);
   const { groupSize } = config;
   const optimizer = adamw([...model.parameters.values()], { maximize: true });
-  const group = grpoGroup(groupSize);
+  const drawn = grpoGroup(groupSize);
+  const logProbs = await readLogProbs(model, drawn, config.temperature);
+  const group = drawn.map((experience, i) => ({ ...experience, logProbs: logProbs[i]! }));
   const advantages = advantagesOf([group], group, config);
+  const step = (): Promise<UpdateResult> => gradientStep(model, optimizer, group, advantages, 0, config);
+  const { gradNorm } = await step();
+  if (!(gradNorm > 0)) throw new Error(`the gradient step's gradient has norm ${gradNorm}`);
   return {
-    step: () => gradientStep(model, optimizer, group, advantages, 0, config),
-    // The shared prompt once, then the completions: what the model must see at the least.
-    cost: trainingCost(model.config, 1, DECODE.prompt + groupSize * DECODE.tokens),
+    step,
+    cost: gradientStepCost(model.config, DECODE.prompt, groupSize, DECODE.tokens),
     groupSize,
     dispose: () => {
       optimizer.dispose();
@@ -116,13 +124,13 @@ export function experimentStep(): ExperimentStep {
   };
 }
 
-/** Completions with unequal rewards, so that the gradient is not zero. */
+/** Completions with unequal rewards. */
 function grpoGroup(size: number): Experience[] {
   return Array.from({ length: size }, (_, i) => ({
     prompt: { id: "bench", messages: [] },
     promptIds: someIds(DECODE.prompt),
     completionIds: someIds(DECODE.tokens, i),
-    logProbs: new Array<number>(DECODE.tokens).fill(-1),
+    logProbs: [],
     ended: false,
     text: "",
     rewards: [],

@@ -20,7 +20,7 @@ export async function benchProfile(bench: Bench): Promise<Row[]> {
   const { samples, prompt, tokens } = DECODE;
   rows.push(...(await profile(bench, "decode", () => decode(model, 1, samples, prompt, tokens))));
   disposeGpt(model);
-  const experiment = experimentStep();
+  const experiment = await experimentStep();
   rows.push(...(await profile(bench, "gradient step", experiment.step)));
   experiment.dispose();
   return rows;

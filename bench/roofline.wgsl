@@ -3,6 +3,7 @@
 //   multiplyAdd   every thread runs 12 independent chains x <- x a + b in registers, `rounds` times STEPS long
 //   copyValues    destination[i] = source[i], PER_THREAD values of a thread, a workgroup apart
 //   copyVectors   the same by vectors of four
+//   readVectors   results[thread] = the sum of PER_THREAD vectors of source, a workgroup apart
 //   nothing       one workgroup that writes one number: what a dispatch costs
 
 struct Params { count: u32, rounds: u32, factor: f32, summand: f32 }
@@ -68,6 +69,21 @@ fn copyVectors(
     let index = first + i * WORKGROUP;
     if (index < params.count) { destinationVectors[index] = sourceVectors[index]; }
   }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn readVectors(
+  @builtin(workgroup_id) workgroupId: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let group = workgroupId.x + workgroupId.y * grid.x;
+  var sum = vec4f();
+  for (var i = 0u; i < PER_THREAD; i++) {
+    let index = group * WORKGROUP * PER_THREAD + lane + i * WORKGROUP;
+    if (index < params.count) { sum += sourceVectors[index]; }
+  }
+  results[group * WORKGROUP + lane] = sum.x + sum.y + sum.z + sum.w;
 }
 
 @compute @workgroup_size(1)

@@ -7,8 +7,7 @@
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
-import { InvalidArgumentError } from "commander";
-import { command, integer, nearestName, runMain } from "../src/cli.ts";
+import { command, integer, runMain } from "../src/cli.ts";
 import { describeGpu, openGpu } from "../src/tensor/device.ts";
 import { benchAttention } from "./attention.ts";
 import { benchExperiment } from "./experiment.ts";
@@ -16,6 +15,7 @@ import { benchAdamw, benchEmbedding, benchLogProb, benchNorms } from "./kernels.
 import { benchMatmul, benchMatmulVariants } from "./matmul.ts";
 import type { Bench } from "./measure.ts";
 import { benchModel } from "./model.ts";
+import { someOf } from "./names.ts";
 import { benchProfile } from "./profile.ts";
 import { roofline, rooflineRows } from "./roofline.ts";
 import { printTable, type Row } from "./table.ts";
@@ -54,21 +54,13 @@ interface Flags {
 
 function parseFlags(): Flags {
   return command("bench", "Measures this adapter: medians of repeated runs after a warm-up.")
-    .option("--only <groups>", `some of ${NAMES.join(",")}`, parseGroups, NAMES)
+    .option("--only <groups>", `some of ${NAMES.join(",")}`, someOf(NAMES), NAMES)
     .option("--runs <n>", "runs that a median is taken of (default: 7; with --quick 3)", integer(1))
     .option("--quick", "fewer shapes and runs")
     .option("--with-torch", "the same shapes in PyTorch, in turn with ours; PYTHON names the interpreter")
     .option("--json <file>", "writes everything that is printed to this file too")
     .parse()
     .opts<Flags>();
-}
-
-function parseGroups(text: string): GroupName[] {
-  return text.split(",").map((name) => {
-    if (Object.hasOwn(GROUPS, name)) return name as GroupName;
-    const nearest = nearestName(name, NAMES);
-    throw new InvalidArgumentError(`unknown group "${name}"${nearest ? `. Did you mean ${nearest}?` : ""}`);
-  });
 }
 
 async function main(): Promise<void> {

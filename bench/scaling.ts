@@ -16,6 +16,7 @@ import { parameterCount } from "../src/model/parameters.ts";
 import { describeGpu, openGpu } from "../src/tensor/device.ts";
 import { decodeCost, trainingCost, type Cost } from "./cost.ts";
 import { callTimer, takeTurns, type Timer } from "./measure.ts";
+import { someOf } from "./names.ts";
 import { BATCH, decode, DECODE, TIME, trainingStep } from "./model.ts";
 import { BENCH_MODEL, randomGpt } from "./model_config.ts";
 import { scalingPlot, type Series } from "./plot.ts";
@@ -139,7 +140,7 @@ async function main(): Promise<void> {
   const names = SWEEPS.map(({ name }) => name);
   const { runs, only } = command("scaling", "Measures how time grows with size, and plots it.")
     .option("--runs <n>", "runs of each size, of which the best counts", integer(1), 5)
-    .option("--only <names>", `some of ${names.join(",")}`, (text) => text.split(","), names)
+    .option("--only <names>", `some of ${names.join(",")}`, someOf(names), names)
     .parse()
     .opts<{ runs: number; only: string[] }>();
   await openGpu();

@@ -1,9 +1,9 @@
 """The reference experiment in PyTorch eager with transformers, on the weights of this project.
 
-    python bench/torch_experiment.py [weights]
+    python bench/torch_experiment.py [weights] [rollouts generated at once]
 
-Prompt, reward, objective and settings are those of src/grpo (npm start); rollouts are generated one at a time, as the
-experiment that this project reproduces does it. Prints one line of JSON: seconds of each part, and the mean reward of
+Prompt, reward, objective and settings are those of src/grpo (npm start). Rollouts are generated one at a time, as the
+experiment that this project reproduces does it, or 25 at once. Prints one line of JSON: seconds of each part, and the mean reward of
 each train step.
 """
 
@@ -33,15 +33,19 @@ def schedule(step):
 
 
 @torch.no_grad()
-def rollout(model, tokenizer, prompt):
-    """One completion: its ids, their log-probabilities, and its reward."""
+def rollouts(model, tokenizer, prompt, count):
+    """Completions: of each its ids, their log-probabilities, and its reward."""
     output = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=MAX_TOKENS, do_sample=True, top_k=0,
         output_logits=True, return_dict_in_generate=True, pad_token_id=tokenizer.eos_token_id,
+        num_return_sequences=count,
     )
-    ids = output.sequences[0, prompt.shape[1] :]
-    log_probs = torch.cat(output.logits).log_softmax(-1).gather(1, ids[:, None])[:, 0]
-    return ids, log_probs, reward(tokenizer.decode(ids, skip_special_tokens=True))
+    drawn = output.sequences[:, prompt.shape[1] :]
+    log_probs = torch.stack(output.logits, 1).log_softmax(-1).gather(2, drawn[:, :, None])[:, :, 0]
+    is_end = torch.isin(drawn, torch.tensor(model.generation_config.eos_token_id))
+    lengths = [int(row.nonzero()[0]) + 1 if row.any() else len(row) for row in is_end]
+    texts = [tokenizer.decode(ids[:n], skip_special_tokens=True) for ids, n in zip(drawn, lengths)]
+    return [(ids[:n], own[:n], reward(text)) for ids, own, n, text in zip(drawn, log_probs, lengths, texts)]
 
 
 def update(model, optimizer, prompt, group):
@@ -63,7 +67,7 @@ def update(model, optimizer, prompt, group):
     return objective.item()
 
 
-def main(weights):
+def main(weights, at_once):
     torch.manual_seed(SEED)
     random.seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(weights)
@@ -78,7 +82,7 @@ def main(weights):
     buffer, rewards = [], []
     for _ in range(TRAIN_STEPS):
         began = time.perf_counter()
-        fresh = [rollout(model, tokenizer, prompt) for _ in range(ROLLOUTS)]
+        fresh = [r for _ in range(ROLLOUTS // at_once) for r in rollouts(model, tokenizer, prompt, at_once)]
         rewards.append(sum(r for _, _, r in fresh) / ROLLOUTS)
         buffer = (buffer + fresh)[-BUFFER:]
         rolled_out = time.perf_counter()
@@ -90,4 +94,4 @@ def main(weights):
     print(json.dumps({"seconds": seconds, "rewards": rewards}))
 
 
-main(sys.argv[1] if len(sys.argv) > 1 else "weights")
+main(sys.argv[1] if len(sys.argv) > 1 else "weights", int(sys.argv[2]) if len(sys.argv) > 2 else 1)

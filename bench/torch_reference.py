@@ -59,7 +59,7 @@ def adamw(shapes):
     parameters = [torch.randn(shape) for shape in shapes]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
 
     def run():
         torch.nn.utils.clip_grad_norm_(parameters, 1e30)
@@ -70,7 +70,7 @@ def adamw(shapes):
 
 def model_step(config, batch, time):
     model = Qwen3(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     ids = (torch.arange(batch * time) * 37 % 256).view(batch, time)
     return lambda: training_step(model, optimizer, ids)
 
