@@ -5,6 +5,7 @@
  * Uses the `webgpu` package directly and only `driver.ts` of the engine, so that it works when the engine does not.
  */
 import { existsSync, readdirSync, readFileSync, statfsSync, statSync } from "node:fs";
+import { createRequire } from "node:module";
 import { freemem, release, totalmem } from "node:os";
 import { join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -65,16 +66,25 @@ function reportSystem(): void {
 
 function reportPackages(): void {
   heading("Packages");
-  const manifest = readJson("package.json") as Record<"dependencies" | "devDependencies", Record<string, string>>;
-  for (const [name, wanted] of Object.entries({ ...manifest.dependencies, ...manifest.devDependencies })) {
-    const path = `node_modules/${name}/package.json`;
-    const version = existsSync(join(root, path)) ? (readJson(path) as { version: string }).version : "missing";
+  const manifest = readJson(join(root, "package.json")) as Partial<Record<string, Record<string, string>>>;
+  // Only a clone has package-lock.json. The package from npm is installed without dev packages (setup.mjs).
+  const isClone = existsSync(join(root, "package-lock.json"));
+  const packages = { ...manifest["dependencies"], ...(isClone ? manifest["devDependencies"] : {}) };
+  for (const [name, wanted] of Object.entries(packages)) {
+    const version = installedVersion(name) ?? "missing";
     fact(name, version);
     const exact = /^\d/.test(wanted);
     if (version === "missing" || (exact && version !== wanted)) {
       problems.push(`package ${name} is ${version}, wanted ${wanted}. Fix: ${setup}`);
     }
   }
+}
+
+/** Of the package that a program of this project would find: in its own node_modules, or hoisted into one above. */
+function installedVersion(name: string): string | undefined {
+  const folders = createRequire(join(root, "package.json")).resolve.paths(name) ?? [];
+  const manifest = folders.map((folder) => join(folder, name, "package.json")).find((path) => existsSync(path));
+  return manifest === undefined ? undefined : (readJson(manifest) as { version: string }).version;
 }
 
 async function reportAdapter(): Promise<void> {
@@ -165,7 +175,7 @@ function reportFolder(name: string, folder: string): void {
 }
 
 function readJson(path: string): unknown {
-  return JSON.parse(readFileSync(join(root, path), "utf8"));
+  return JSON.parse(readFileSync(path, "utf8"));
 }
 
 /** Sum of the sizes of all files below `folder`, in bytes; 0 if it does not exist. */

@@ -1,8 +1,10 @@
 /** What the command-line entries share: checked numbers, one-line errors, exit codes, a clean end of the process. */
 import { existsSync, readdirSync } from "node:fs";
+import { inspect } from "node:util";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { closest, distance } from "fastest-levenshtein";
 import { checkHealth, GpuError } from "./tensor/device.ts";
+import { visible, visibleLine } from "./visible.ts";
 
 /** Bad usage that commander cannot see by itself. */
 export class UsageError extends Error {
@@ -93,7 +95,7 @@ export async function runMain(main: () => Promise<void>): Promise<void> {
     } else {
       const cause = rootCause(error);
       process.exitCode = exitCode(cause);
-      if (process.exitCode === 1) console.error(cause);
+      if (process.exitCode === 1) console.error(visible(inspect(cause)));
       else console.error(`error: ${oneLine(messageOf(cause as Error), process.exitCode)}`);
     }
   }
@@ -106,9 +108,12 @@ function messageOf(error: NodeJS.ErrnoException): string {
   return fix === undefined || error.message.includes("Fix: ") ? error.message : `${error.message}. Fix: ${fix}`;
 }
 
-/** Messages may quote a damaged file, line breaks included. Those of the GPU show a shader's source and keep theirs. */
+/**
+ * Messages may quote a file from strangers, line breaks and commands to the terminal included. Those of the GPU show a
+ * shader's source and keep their line breaks.
+ */
 function oneLine(message: string, code: number): string {
-  return code === 4 ? message : message.replace(/\s*[\r\n]+\s*/g, " ");
+  return code === 4 ? visible(message) : visibleLine(message.replace(/\s*[\r\n]+\s*/g, " "));
 }
 
 /** A GPU failure explains whatever went wrong after it. */

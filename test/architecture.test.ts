@@ -32,11 +32,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   shaders: [],
   tensor: ["shaders"],
   autograd: ["tensor"],
-  model: ["autograd", "tensor", "data", "cli.ts", "random.ts"],
-  grpo: ["model", "autograd", "tensor", "data", "cli.ts", "random.ts"],
+  model: ["autograd", "tensor", "data", "cli.ts", "random.ts", "visible.ts"],
+  grpo: ["model", "autograd", "tensor", "data", "cli.ts", "random.ts", "visible.ts"],
   data: [],
-  "cli.ts": ["tensor"],
+  "cli.ts": ["tensor", "visible.ts"],
   "random.ts": [],
+  "visible.ts": [],
 };
 
 describe("imports run one way", () => {

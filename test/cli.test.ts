@@ -7,7 +7,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CommanderError } from "commander";
 import { afterAll, describe, expect, test, vi } from "vitest";
+import { writeSafetensors, type TensorToWrite } from "../src/data/safetensors.ts";
 import { parseConfig } from "../src/grpo/config.ts";
+import { readConfig } from "../src/model/config.ts";
+import { parameterShapes } from "../src/model/parameters.ts";
 import { runEntry, type EntryOptions, type EntryResult } from "./support/run_entry.ts";
 import { makeChatModelDirectory } from "./support/tiny_model.ts";
 
@@ -199,6 +202,22 @@ describe("a model or data that cannot be used, exit 3", () => {
     if (!alsoTrain) return;
     await refuses("grpo/train", ["--model", directory, "--out", out], 3, message);
     expect(existsSync(out)).toBe(false);
+  });
+
+  test.each<[string, (directory: string) => void, RegExp]>([
+    ["a template", (path) => {
+      writeFileSync(join(path, "chat_template.jinja"), `{{ raise_exception("no\x1b]0;owned\x07\u009b2J\u202eway") }}`);
+    }, /no\\x1b\]0;owned\\x07\\x9b2J\\u\{202e\}way$/],
+    ["the name of a tensor", (path) => {
+      const zeros = (name: string, shape: readonly number[]): TensorToWrite => {
+        return { name, shape, dtype: "F32", data: new Float32Array(shape.reduce((n, m) => n * m, 1)) };
+      };
+      const tensors = [...parameterShapes(readConfig(path))].map(([name, shape]) => zeros(name, shape));
+      writeSafetensors(join(path, "model.safetensors"), [...tensors, zeros("model.\x1b[2J\nname", [1])]);
+    }, /unexpected "model\.\\u001b\[2J\\nname"/],
+  ])("%s cannot command the terminal", async (_, change, message) => {
+    const { stderr } = await refuses("model/generate", ["--prompt", "Hi", "--model", damaged(change)], 3, message);
+    expect(stderr).not.toMatch(/(?!\n)[\p{Cc}\p{Bidi_Control}]/u);
   });
 
   test("train, a hub name without a connection", async () => {

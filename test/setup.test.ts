@@ -250,6 +250,32 @@ describe.runIf(linux)("setup: driver", () => {
   });
 });
 
+describe("doctor: packages", () => {
+  /** In a project one folder down, beside whose parent's node_modules npm may have put its packages. */
+  async function doctor(): Promise<string> {
+    for (const path of ["scripts/doctor.ts", "src/tensor/driver.ts"]) {
+      cpSync(join(repository, path), join(root, "app", path));
+    }
+    const dev = '"devDependencies": { "checker": "3.0.0" }';
+    write("app/package.json", `{ "type": "module", "dependencies": { "webgpu": "1.0.0", "near": "2.0.0" }, ${dev} }`);
+    write("node_modules/webgpu/package.json", '{ "type": "module", "main": "index.js", "version": "1.0.0" }');
+    write("app/node_modules/near/package.json", '{ "version": "2.0.0", "exports": "./none.js" }');
+    return (await runNode(["--import", "tsx", join(root, "app", "scripts", "doctor.ts")], process.env, repository)).stdout;
+  }
+
+  test("unpacked from npm: hoisted ones count, dev packages are not asked for", async () => {
+    const report = await doctor();
+    expect(report).toMatch(/webgpu +1\.0\.0\n +near +2\.0\.0\n/);
+    expect(report).toContain("no WebGPU adapter"); // the stand-in was loaded
+    expect(report).not.toMatch(/checker|package \S+ is /);
+  });
+
+  test("in a clone the dev packages are missed", async () => {
+    write("app/package-lock.json", "{}");
+    expect(await doctor()).toContain("package checker is missing, wanted 3.0.0. Fix: run `node scripts/setup.mjs`");
+  });
+});
+
 describe("aptSources", () => {
   const file = (path: string, text: string): { path: string; text: string } => ({ path, text });
 

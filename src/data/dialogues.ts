@@ -18,7 +18,7 @@ export { DIGIT_PROMPT } from "./dialogues_guess.ts";
 
 type Family = (random: Random) => Dialogue;
 
-/** Shares of the mix in percent. A quarter of the guessing family is the exact prompt of the experiment. */
+/** How often each is drawn, relative to the others. Three guessing dialogues in ten are the experiment's exact prompt. */
 const SINGLE_FAMILIES: readonly Weighted<Family>[] = [
   [12, guessDialogue],
   [45, arithmeticDialogue],

@@ -2,9 +2,10 @@
  * Generated dialogues about numbers: arithmetic with one- and two-digit operands, comparison, counting, number words.
  *
  * Half of the sums and differences of one-digit numbers are answered wrongly, and a third of their comparisons
- * (IMPERFECT and WRONG_COMPARISONS below): a model trained on them knows the right answer best of all without being sure
- * of it, which leaves reinforcement learning something to teach. Every other answer is right. Style: where the user asks for only the number, the answer is the bare
- * number without a full stop; everywhere else it is a sentence.
+ * (IMPERFECT and WRONG_COMPARISONS below). To a model trained on them the right answer is the most likely one for about
+ * six problems in ten, and it is never sure of it, which leaves reinforcement learning something to teach. Every other
+ * answer is right. Style: where the user asks for only the number, the answer is the bare number without a full stop;
+ * everywhere else it is a sentence.
  */
 import type { Dialogue } from "./corpus.ts";
 import { capitalize, exchange, numberWord } from "./dialogues_random.ts";

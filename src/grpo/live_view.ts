@@ -89,7 +89,8 @@ function stepOf(phase: RunView["phase"], trainSteps: number): number {
 }
 
 function progressLine({ trainSteps, rewards, seconds, secondsLeft, phase }: RunView, columns: number): Line {
-  const done = rewards.at(-1)?.step ?? 0;
+  // A run that is resumed with fewer --train-steps has done more.
+  const done = Math.min(rewards.at(-1)?.step ?? 0, trainSteps);
   const size = Math.max(0, Math.min(24, columns - 60));
   const filled = Math.round((size * done) / trainSteps);
   const left = secondsLeft === null ? "" : `, about ${clock(secondsLeft)} left`;
@@ -120,7 +121,7 @@ function rewardLines({ rewards, trainSteps }: RunView, columns: number, rows: nu
   if (lowest === best.reward) return [[[numbers]]];
 
   const width = columns - LABEL_COLUMNS - 1;
-  const barWidth = Math.max(1, Math.min(MAX_BAR_COLUMNS, Math.floor(width / trainSteps)));
+  const barWidth = Math.max(1, Math.min(MAX_BAR_COLUMNS, Math.floor(width / Math.max(trainSteps, rewards.length))));
   const values = squeeze(rewards.map(({ reward }) => reward), width);
   const chart = bars(values, rows, lowest, best.reward, barWidth);
   const labels = chart.map((_, row) => {

@@ -6,7 +6,6 @@
 export interface StopSignal {
   /** The exit code to leave with, once a signal has come; null before. */
   readonly exitCode: () => number | null;
-  readonly ignore: () => void;
 }
 
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
@@ -23,10 +22,6 @@ export function listenForStop(onFirst: (signal: Signal) => void, onSecond: () =>
     exitCode = EXIT_CODES[signal];
     onFirst(signal);
   };
-  const signals = Object.keys(EXIT_CODES) as Signal[];
-  for (const signal of signals) process.on(signal, listen);
-  return {
-    exitCode: () => exitCode,
-    ignore: () => signals.forEach((signal) => process.off(signal, listen)),
-  };
+  for (const signal of Object.keys(EXIT_CODES) as Signal[]) process.on(signal, listen);
+  return { exitCode: () => exitCode };
 }

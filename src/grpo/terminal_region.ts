@@ -8,6 +8,8 @@ import { Console } from "node:console";
 import { styleText } from "node:util";
 import stringWidth from "string-width";
 
+export { visible, visibleLine } from "../visible.ts";
+
 /** A stream that may be a terminal; process.stdout is one. */
 export type TerminalStream = NodeJS.WritableStream & {
   readonly isTTY?: boolean;
@@ -118,20 +120,4 @@ export function cut(line: Line, columns: number): Line {
     kept.push([part, style]);
   }
   return kept;
-}
-
-/**
- * Text of unknown origin, fit for a terminal: what could command it (control characters, escape sequences) or turn its
- * lines around (marks of writing direction) shows as \x1b or \u{202e}. Line breaks and tabs stay.
- */
-export function visible(text: string): string {
-  return text.replace(/(?![\n\t])[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu, (character) => {
-    const code = character.codePointAt(0)!.toString(16);
-    return code.length <= 2 ? `\\x${code.padStart(2, "0")}` : `\\u{${code}}`;
-  });
-}
-
-/** `visible`, on one line. */
-export function visibleLine(text: string): string {
-  return visible(text).replace(/[\n\t]+/g, " ");
 }

@@ -12,6 +12,7 @@
 import { createInterface } from "node:readline";
 import { command, integer, runMain } from "../cli.ts";
 import { TemplateError, type ChatMessage } from "../data/chat_template.ts";
+import { visible, visibleLine } from "../visible.ts";
 import type { ChatModel } from "./chat_model.ts";
 import { readConfig } from "./config.ts";
 import {
@@ -29,7 +30,6 @@ import {
   idsWithText,
   loadFor,
   openText,
-  withoutControls,
   type TextFlags,
 } from "./text_entry.ts";
 
@@ -69,7 +69,7 @@ async function main(): Promise<void> {
   const model = loadFor({ prompts: 1, rows: 1, promptLength, newTokens: flags.maxTokens }, directory, flags);
   const chat: ChatModel = { ...text, model };
   if (!chat.hasChatTemplate) {
-    console.error(`note: ${flags.model} has no chat template: it continues the conversation as plain text`);
+    console.error(`note: ${visibleLine(flags.model)} has no chat template: it continues the conversation as plain text`);
   }
   const session: Session = {
     chat,
@@ -129,10 +129,10 @@ function runCommand(session: Session, line: string): void {
     try {
       session.seed = integer(0, 0xffffffff)(rest);
     } catch (error) {
-      console.error(`/seed: ${(error as Error).message}`);
+      console.error(`/seed: ${visibleLine((error as Error).message)}`);
     }
   } else if (name === "help") console.error(HELP);
-  else console.error(`no command /${name}; /help lists them`);
+  else console.error(`no command /${visibleLine(name)}; /help lists them`);
 }
 
 /** Streams the reply to one message of the user, and adds both to the history. */
@@ -147,7 +147,7 @@ async function answer(session: Session, text: string): Promise<void> {
     fitted = fitHistory(messages, chat.encodePrompt, maxPositions, wantedRoom);
   } catch (error) {
     if (!(error instanceof TemplateError)) throw error; // some templates know no system message
-    console.error(`not sent: ${error.message}`);
+    console.error(`not sent: ${visibleLine(error.message)}`);
     return;
   }
   const room = maxPositions - fitted.ids.length;
@@ -163,7 +163,7 @@ async function answer(session: Session, text: string): Promise<void> {
   let [shownTokens, shownText] = [0, ""];
   const show = (piece: string): void => {
     shownText += piece;
-    process.stdout.write(process.stdout.isTTY ? withoutControls(piece) : piece);
+    process.stdout.write(process.stdout.isTTY ? visible(piece) : piece);
   };
   session.controller = new AbortController();
   const { temperature, topK, topP } = flags;

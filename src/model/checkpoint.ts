@@ -12,12 +12,15 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { streamSafetensors } from "../data/safetensors.ts";
+import { quote } from "../data/safetensors_header.ts";
 import { openWeights, type WeightFiles } from "../data/safetensors_index.ts";
 import { read } from "../tensor/tensor.ts";
 import { CheckpointError, configToHub, readConfig, readJsonObject, type GptConfig } from "./config.ts";
@@ -104,7 +107,7 @@ export async function replaceDirectory(
 
 /**
  * An empty directory under a temporary name: `commit` puts it in place of the old one, `discard` leaves the old one as
- * it was. A process killed between the two renames leaves the old one as .old-PID.
+ * it was. A process killed between the two renames leaves the old one as .old-PID: see `restoreDirectory`.
  */
 function stageDirectory(directory: string): { temporary: string; commit: () => void; discard: () => void } {
   const temporary = `${directory}.tmp-${process.pid}`;
@@ -126,6 +129,18 @@ function stageDirectory(directory: string): { temporary: string; commit: () => v
   };
 }
 
+/** Where a directory is missing because its replacement was killed halfway, the old one gets its name back. */
+export function restoreDirectory(directory: string): void {
+  const parent = dirname(directory);
+  if (existsSync(directory) || !existsSync(parent)) return;
+  const isOld = (name: string): boolean =>
+    name.startsWith(`${basename(directory)}.old-`) && /\.old-\d+$/.test(name);
+  const age = (path: string): number => statSync(path).mtimeMs;
+  const left = readdirSync(parent).filter(isOld).map((name) => join(parent, name));
+  const newest = left.sort((a, b) => age(b) - age(a))[0];
+  if (newest !== undefined) renameSync(newest, directory);
+}
+
 /** Makes renames in a directory durable. Windows cannot open a directory and does not need it. */
 export function syncDirectory(directory: string): void {
   if (process.platform === "win32") return;
@@ -143,9 +158,10 @@ function parameterTensors(directory: string, config: GptConfig, weights: WeightF
   for (const tensorName of weights.entries.keys()) {
     const name = parameterOf(tensorName, config);
     if (name === null) continue;
-    if (!expected.has(name)) unexpected.push(`unexpected ${tensorName}`);
-    else if (tensorNames.has(name)) problems.push(`${tensorName} and ${tensorNames.get(name)} are the same parameter`);
-    else tensorNames.set(name, tensorName);
+    if (!expected.has(name)) unexpected.push(`unexpected ${quote(tensorName)}`);
+    else if (tensorNames.has(name)) {
+      problems.push(`${quote(tensorName)} and ${quote(tensorNames.get(name)!)} are the same parameter`);
+    } else tensorNames.set(name, tensorName);
   }
   for (const [name, shape] of expected) {
     const found = weights.entries.get(tensorNames.get(name) ?? name)?.shape;

@@ -10,6 +10,7 @@
 import { readFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { command, integer, runMain, UsageError } from "../cli.ts";
+import { visible } from "../visible.ts";
 import type { ChatText } from "./chat_model.ts";
 import { sampleCompletions } from "./sampler.ts";
 import { parseScoreInput, scoreTokens, type ScoreInput } from "./score.ts";
@@ -20,7 +21,6 @@ import {
   idsWithText,
   loadFor,
   openText,
-  withoutControls,
   type TextFlags,
 } from "./text_entry.ts";
 
@@ -76,7 +76,7 @@ async function generate(prompt: string, flags: Flags): Promise<void> {
   const onTokens = (rows: readonly (readonly number[])[]): void => {
     const reply = rows[0]!;
     for (const id of idsWithText(tokenizer, reply.slice(shown))) {
-      process.stdout.write(withoutControls(decoder.push(id)));
+      process.stdout.write(visible(decoder.push(id)));
     }
     shown = reply.length;
   };
@@ -92,8 +92,10 @@ async function generate(prompt: string, flags: Flags): Promise<void> {
     return tokenizer.decode(idsWithText(tokenizer, ids), { skipSpecial: true });
   };
   if (streams) process.stdout.write(decoder.flush() + "\n");
-  else if (!flags.json) for (const { tokens } of completions!) console.log(textOf(tokens));
-  else {
+  else if (!flags.json) {
+    const shownAs = process.stdout.isTTY ? visible : String;
+    for (const { tokens } of completions!) console.log(shownAs(textOf(tokens)));
+  } else {
     const samples = completions!.map(({ tokens, logProbs, ended }) => {
       return { text: textOf(tokens), ids: tokens, logProbs, finishReason: ended ? "stop" : "length" };
     });

@@ -9,6 +9,8 @@ export interface TextSource {
   readonly source: string;
   /** Dialogues used for training and validation. */
   readonly dialogues: number;
+  /** Those of the stages before this one, if there were any. */
+  readonly earlier?: number;
 }
 
 export interface CardFacts {
@@ -17,9 +19,10 @@ export interface CardFacts {
   /** Tokens trained on, and tokens of text there were: less than once through, or more. */
   readonly trainTokens: number;
   readonly textTokens: number;
+  /** Of this run and those that it continued. */
   readonly sources: readonly TextSource[];
   /** The run that this one continued, if any. */
-  readonly first: Pick<CardFacts, "settings" | "sources"> | null;
+  readonly first: Pick<CardFacts, "settings"> | null;
   /** Mean next-token loss (nats) on held-out text, by training step. */
   readonly validation: readonly { readonly step: number; readonly loss: number }[];
   /** Tokens that each validation loss is the mean of. */
@@ -62,11 +65,9 @@ export async function modelCard(chat: ChatModel, facts: CardFacts): Promise<stri
   const reply = (i: number): string => chat.tokenizer.decode(replies[i]![0]!.tokens, { skipSpecial: true });
   const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
   const { settings, validation, first } = facts;
-  // "1000 + 200": of the first stage and of the second.
-  const dialoguesOf = (name: string): string => {
-    const earlier = first?.sources.find((source) => source.name === name);
-    return earlier ? `${earlier.dialogues} + ` : "";
-  };
+  // "1000 + 200": of the stages before and of this one.
+  const dialoguesOf = ({ dialogues, earlier }: TextSource): string =>
+    earlier === undefined ? String(dialogues) : `${earlier} + ${dialogues}`;
   const last = validation.at(-1);
   return `# A small chat model
 
@@ -82,7 +83,7 @@ Files: \`config.json\`, \`model.safetensors\` (bfloat16), \`tokenizer.json\`, \`
 
 | text | dialogues | licence | source |
 |---|---:|---|---|
-${facts.sources.map(({ name, dialogues, license, source }) => `| ${name} | ${dialoguesOf(name)}${dialogues} | ${license} | ${source} |`).join("\n")}
+${facts.sources.map((text) => `| ${text.name} | ${dialoguesOf(text)} | ${text.license} | ${text.source} |`).join("\n")}
 
 The generated dialogues (small talk, facts, numbers, arithmetic, "answer only with ...", guessing games, refusals) come from
 \`src/data/dialogues.ts\`. One dialogue in a hundred is held out for validation.

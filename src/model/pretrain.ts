@@ -8,8 +8,8 @@
  * Loss: mean of -log p(token t+1 | tokens <= t) over all tokens of a batch, users' turns included.
  * AdamW with linear warm-up and a cosine decay to 0, global-norm clipping.
  *
- * In --out: the tokenizer, rows.bin (the packed ids), metrics.jsonl, checkpoint/ (to resume) and in the end model/ with
- * its model card.
+ * In --out: the tokenizer, rows.bin (the packed ids), sources.json (where the text of all stages came from), init.json
+ * (the settings of the stage before), metrics.jsonl, checkpoint/ (to resume) and in the end model/ with its model card.
  */
 import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -23,11 +23,12 @@ import { scopeAsync } from "../tensor/memory.ts";
 import { read, readAll } from "../tensor/tensor.ts";
 import { loadChatModel } from "./chat_model.ts";
 import { copyTextFiles, loadGpt, saveGpt } from "./checkpoint.ts";
-import { FAMILIES, readConfig, type GptConfig } from "./config.ts";
+import { FAMILIES, readJsonObject, type GptConfig } from "./config.ts";
 import { createGpt, disposeGpt, frozen, type Gpt } from "./gpt.ts";
-import { modelCard, type TextSource } from "./model_card.ts";
+import { modelCard } from "./model_card.ts";
 import { parameterCount } from "./parameters.ts";
 import { batchAt, collectDialogues, packRows, writeTokenizer } from "./pretrain_data.ts";
+import { mergeSources, readEarlierStage, readSources, type EarlierStage } from "./pretrain_init.ts";
 import { nextTokenLoss } from "./pretrain_loss.ts";
 import { loadSettings, loadTrainingState, saveTrainingState } from "./training_state.ts";
 
@@ -123,6 +124,8 @@ async function main(): Promise<void> {
 interface Run {
   readonly directory: string;
   readonly settings: PretrainSettings;
+  /** Those of the run that this one continues, if any. */
+  readonly firstSettings: Readonly<Record<string, unknown>> | null;
   readonly model: Gpt;
   readonly optimizer: AdamW;
   readonly firstStep: number;
@@ -133,7 +136,8 @@ interface Run {
 function startRun(flags: Flags): Run {
   const directory = flags.out!;
   requireNewDirectory(directory, "--out");
-  const settings = settingsOf(flags);
+  const earlier = flags.init === undefined ? null : readEarlierStage(flags.init);
+  const settings = settingsOf(flags, earlier);
   checkShape(settings);
   const { train: trainText, validation, sources } = collectDialogues(settings, (line) => console.error(line));
   mkdirSync(directory, { recursive: true });
@@ -148,13 +152,17 @@ function startRun(flags: Flags): Run {
         "Fix: a higher --generated or a lower --row-length",
     );
   }
-  writeFileSync(join(directory, "sources.json"), JSON.stringify(sources, null, 1) + "\n");
+  const write = (name: string, content: object): void =>
+    writeFileSync(join(directory, name), JSON.stringify(content, null, 1) + "\n");
+  write("sources.json", mergeSources(earlier?.sources ?? [], sources));
+  if (earlier) write("init.json", earlier.settings);
   writeFileSync(join(directory, "rows.bin"), trainRows);
   writeFileSync(join(directory, "validation_rows.bin"), validationRows);
   const model = settings.init === null ? newModel(directory, settings) : loadGpt(join(settings.init, "model"));
   return {
     directory,
     settings,
+    firstSettings: earlier && { ...earlier.settings },
     model,
     optimizer: createOptimizer(model, settings),
     firstStep: 0,
@@ -187,13 +195,12 @@ function newModel(directory: string, settings: PretrainSettings): Gpt {
 }
 
 /** The flags that determine the result, without those of a single call. */
-function settingsOf(flags: Flags): PretrainSettings {
+function settingsOf(flags: Flags, earlier: EarlierStage | null): PretrainSettings {
   const { generated, corporaRatio, vocab, hidden, layers, heads, kvHeads, headSize, mlp } = flags;
   const { rowLength, batch, steps, warmup, learningRate, weightDecay, seed } = flags;
-  const init = flags.init ?? null;
   return {
     corpora: flags.corpora ?? null,
-    init,
+    init: flags.init ?? null,
     generated,
     corporaRatio,
     vocab,
@@ -210,13 +217,12 @@ function settingsOf(flags: Flags): PretrainSettings {
     learningRate,
     weightDecay,
     seed,
-    ...(init === null ? {} : shapeOf(init)),
+    ...(earlier && shapeOf(earlier.config)),
   };
 }
 
-/** The shape of an earlier run's model. @throws CheckpointError when the run has none. */
-function shapeOf(init: string): Pick<PretrainSettings, (typeof SHAPE_FLAGS)[number]> {
-  const { vocabSize, hiddenSize, layers, heads, kvHeads, headSize, mlpSize } = readConfig(join(init, "model"));
+function shapeOf(config: GptConfig): Pick<PretrainSettings, (typeof SHAPE_FLAGS)[number]> {
+  const { vocabSize, hiddenSize, layers, heads, kvHeads, headSize, mlpSize } = config;
   return { vocab: vocabSize, hidden: hiddenSize, layers, heads, kvHeads, headSize, mlp: mlpSize };
 }
 
@@ -237,12 +243,19 @@ function resumeRun(directory: string): Run {
   return {
     directory,
     settings,
+    firstSettings: settings.init === null ? null : firstSettingsOf(directory, settings.init),
     model,
     optimizer,
     firstStep: step,
     trainRows: readRows("rows.bin"),
     validationRows: readRows("validation_rows.bin"),
   };
+}
+
+/** From init.json, which runs of an earlier version do not have. */
+function firstSettingsOf(directory: string, init: string): Readonly<Record<string, unknown>> {
+  const path = join(directory, "init.json");
+  return existsSync(path) ? readJsonObject(path) : { ...loadSettings(join(init, "checkpoint")) };
 }
 
 function createOptimizer(model: Gpt, { weightDecay }: PretrainSettings): AdamW {
@@ -333,24 +346,21 @@ async function train(run: Run, flags: Flags): Promise<void> {
 }
 
 /** The model card, from what the run has left in its folder. */
-async function describeModel({ directory, settings, trainRows, validationRows }: Run, target: string): Promise<string> {
+async function describeModel(run: Run, target: string): Promise<string> {
+  const { directory, settings, firstSettings, trainRows, validationRows } = run;
   const chat = loadChatModel(target);
   const records = readFileSync(join(directory, "metrics.jsonl"), "utf8")
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line) as { step: number; eval_loss?: number });
   const evaluated = Math.min(VALIDATION_BATCHES * settings.batch, validationRows.length / settings.rowLength);
-  const sourcesOf = (run: string): TextSource[] =>
-    JSON.parse(readFileSync(join(run, "sources.json"), "utf8")) as TextSource[];
-  const { init } = settings;
-  const first = init === null ? null : { settings: loadSettings(join(init, "checkpoint")), sources: sourcesOf(init) };
   const card = await modelCard(chat, {
     settings: { ...settings },
-    first: first && { settings: { ...first.settings }, sources: first.sources },
+    first: firstSettings && { settings: firstSettings },
     parameters: parameterCount(chat.model.config),
     trainTokens: settings.steps * settings.batch * settings.rowLength,
     textTokens: trainRows.length,
-    sources: sourcesOf(directory),
+    sources: readSources(directory),
     validation: records.flatMap(({ step, eval_loss: loss }) => (loss === undefined ? [] : [{ step, loss }])),
     validationTokens: evaluated * (settings.rowLength - 1),
   });

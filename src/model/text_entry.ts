@@ -69,11 +69,6 @@ export function idsWithText(tokenizer: Tokenizer, ids: readonly number[]): reado
   return ids.filter((id) => id < tokenizer.vocabSize);
 }
 
-/** Text for a terminal: control characters, of which a model could make commands to it, show as U+FFFD. */
-export function withoutControls(text: string): string {
-  return text.replace(/[^\P{Cc}\n\t]/gu, "\ufffd");
-}
-
 /** @throws NumericsError when the model's logits were not finite. */
 export function checkNumbers({ logProbs }: Completion): void {
   if (!logProbs.every(Number.isFinite)) throw new NumericsError(NOT_FINITE);

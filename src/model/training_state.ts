@@ -2,13 +2,13 @@
  * A training run on disk: weights, moments, step and settings, so that a resumed run continues bit for bit.
  * The directory is replaced as a whole (written under another name, then renamed): an interrupted save costs nothing.
  */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { AdamW } from "../autograd/adamw.ts";
 import { openSafetensors, streamSafetensors } from "../data/safetensors.ts";
 import { read } from "../tensor/tensor.ts";
-import { loadGpt, replaceDirectory, writeModelFiles } from "./checkpoint.ts";
-import { CheckpointError } from "./config.ts";
+import { loadGpt, replaceDirectory, restoreDirectory, writeModelFiles } from "./checkpoint.ts";
+import { CheckpointError, readJsonObject } from "./config.ts";
 import type { Gpt } from "./gpt.ts";
 import type { PretrainSettings } from "./pretrain.ts";
 
@@ -70,7 +70,7 @@ interface State {
 function readState(directory: string): State {
   const path = join(directory, "state.json");
   if (!existsSync(path)) throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json)`);
-  return JSON.parse(readFileSync(path, "utf8")) as State;
+  return readJsonObject(path) as unknown as State;
 }
 
 /** The settings of the run that wrote a checkpoint. @throws CheckpointError when there is no checkpoint. */
@@ -78,13 +78,17 @@ export function loadSettings(directory: string): PretrainSettings {
   return readState(directory).settings;
 }
 
-/** Loads what `saveTrainingState` wrote. @throws CheckpointError when there is no checkpoint. */
+/**
+ * Loads what `saveTrainingState` wrote, also where it was killed while it put a newer checkpoint in place.
+ * @throws CheckpointError when there is no checkpoint.
+ */
 export function loadTrainingState(directory: string): {
   settings: PretrainSettings;
   step: number;
   model: Gpt;
   restoreOptimizer: (optimizer: AdamW) => void;
 } {
+  restoreDirectory(directory);
   const { step, settings, updates } = readState(directory);
   const model = loadGpt(directory);
   const restoreOptimizer = (optimizer: AdamW): void =>

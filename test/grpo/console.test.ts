@@ -312,6 +312,13 @@ describe("the view fits any terminal", () => {
     expect(viewLines({ ...view, phase: saving }, 39, 24)).toEqual([[["400/400 saving 0:00 (1:06:40)"]]]);
   });
 
+  test("more steps done than there are to do", () => {
+    const lines = viewLines({ ...view, trainSteps: 20, phase: null }, 120, 24);
+    const texts = lines.map((line) => line.map(([text]) => text).join(""));
+    expect(texts[1]).toContain(`${"━".repeat(24)}  100 % done`);
+    for (const text of texts) expect(stringWidth(text)).toBeLessThan(120);
+  });
+
   test("a wide character is cut as a whole", () => {
     expect(cut([["ab", "bold"], ["数字"]], 6)).toEqual([["ab", "bold"], ["数字"]]);
     expect(cut([["ab", "bold"], ["数字"]], 5)).toEqual([["ab", "bold"], ["数…", undefined]]);

@@ -250,14 +250,22 @@ describe("a run that is not whole", () => {
   });
 
   test("that was interrupted in the middle of a line", async () => {
-    const { config, metrics } = wholeRun();
+    const { config, metrics, timings } = wholeRun();
     const lines = metrics.slice(0, 6).map((record) => JSON.stringify(record)).join("\n");
-    const text = visible(await pageOf({ config, metrics: lines.slice(0, -20) }));
+    const text = visible(await pageOf({ config, metrics: lines.slice(0, -20), timings: timings.slice(0, 1) }));
     expect(text).toContain("metrics.jsonl ends in half a line");
-    expect(text).toContain("2 of 3 steps");
+    expect(text).toContain("1 of 3 steps");
     expect(text).toMatch(/npx tsx src\/grpo\/train\.ts --resume \S+run\d+ /);
     const whole = visible(await pageOf({ config, metrics: lines }));
     expect(whole).not.toContain("half a line"); // all but the line feed was written
+  });
+
+  test("that stopped in the gradient steps of its last train step", async () => {
+    const { config, metrics, timings } = wholeRun();
+    const died = metrics.slice(0, metrics.findIndex(({ kind, step }) => kind === "rollout" && step === 3) + 2);
+    const text = visible(await pageOf({ config, metrics: died, timings: timings.slice(0, 2) }));
+    for (const part of ["2 of 3 steps", "Train steps 2 of 3 planned", "--resume"]) expect(text).toContain(part);
+    expect(text).not.toContain("complete ");
   });
 
   test("with lines that are no records", async () => {

@@ -85,15 +85,15 @@ describe.each(Object.entries(TASKS))("%s: interrupted or not, the same bytes", (
 });
 
 describe("signals", () => {
-  /** Sends a signal when the run has begun; `again` milliseconds later the same once more. */
-  const send = (signal: NodeJS.Signals, again?: number): EntryOptions => {
-    let sent = false;
+  /** Sends a signal while the run trains; with `twice` the same again, once the first has been heard. */
+  const send = (signal: NodeJS.Signals, twice = false): EntryOptions => {
+    let sent = 0;
     return {
+      onStdout: (text, child) => {
+        if (sent === 0 && text.includes("-- Training")) sent = child.kill(signal) ? 1 : 0;
+      },
       onStderr: (text, child) => {
-        if (sent || !text.includes("run: ")) return;
-        sent = true;
-        setTimeout(() => child.kill(signal), 400);
-        if (again !== undefined) setTimeout(() => child.kill(signal), 400 + again);
+        if (twice && sent === 1 && text.includes("Again to leave at once")) sent = child.kill(signal) ? 2 : 1;
       },
     };
   };
@@ -113,7 +113,7 @@ describe("signals", () => {
 
   test("a second one leaves at once, and nothing unfinished", async () => {
     // A train step of many gradient steps, so that both signals come before it ends.
-    const result = await train(`${flags("twice")} --grad-updates-per-step 2000`, send("SIGINT", 5));
+    const result = await train(`${flags("twice")} --grad-updates-per-step 2000`, send("SIGINT", true));
     expect(result.code).toBe(130);
     const run = join(root, "twice");
     const checkpoints = readdirSync(run).includes("checkpoints") ? readdirSync(join(run, "checkpoints")) : [];

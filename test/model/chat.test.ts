@@ -11,7 +11,6 @@ import { CHATML_TEMPLATE, type ChatMessage } from "../../src/data/chat_template.
 import { loadChatModel } from "../../src/model/chat_model.ts";
 import { disposeGpt } from "../../src/model/gpt.ts";
 import { sampleCompletions } from "../../src/model/sampler.ts";
-import { withoutControls } from "../../src/model/text_entry.ts";
 import "../support/gpu.ts";
 import { runInteractive } from "../support/run_interactive.ts";
 import { makeDigitLoverDirectory, makeChatModelDirectory } from "../support/tiny_model.ts";
@@ -165,6 +164,11 @@ describe.runIf(process.platform === "linux" && existsSync("/usr/bin/script"))("i
   });
 });
 
-test("a model cannot command the terminal", () => {
-  expect(withoutControls("a\x1b[2J\u009b1m\r\x07b\n\tä🙂")).toBe("a\ufffd[2J\ufffd1m\ufffd\ufffdb\n\tä🙂");
+test("what a template refuses is told in one line without commands to the terminal", async () => {
+  const strict = makeDigitLoverDirectory();
+  writeFileSync(join(strict, "chat_template.jinja"), `{{ raise_exception("no\\n\x1b]0;owned\x07\u202eway") }}`);
+  const { code, stderr } = await runInteractive("model/chat", ["--model", strict], "Hello\n");
+  rmSync(strict, { recursive: true });
+  expect(code).toBe(0);
+  expect(stderr).toMatch(/^not sent: .*no \\x1b\]0;owned\\x07\\u\{202e\}way$/m);
 });

@@ -214,7 +214,7 @@ describe("refused, with one line", () => {
       /do not fit config\.json/,
       /missing model\.norm\.weight \[16\]/,
       /model\.layers\.1\.self_attn\.q_norm\.weight has shape \[9\], the config asks for \[8\]/,
-      /unexpected model\.layers\.2\.extra/,
+      /unexpected "model\.layers\.2\.extra"/,
     ]) {
       expect(() => loadGpt(directory)).toThrow(part);
     }

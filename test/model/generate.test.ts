@@ -1,12 +1,15 @@
 /** `generate` as a user runs it: replies, plain continuation, JSON, scores; and how a model directory is read. */
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { afterAll, describe, expect, test } from "vitest";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { loadChatModel } from "../../src/model/chat_model.ts";
 import { disposeGpt } from "../../src/model/gpt.ts";
 import { sampleCompletions } from "../../src/model/sampler.ts";
+import { visible } from "../../src/visible.ts";
 import "../support/gpu.ts";
 import { runEntry } from "../support/run_entry.ts";
 import { runInteractive } from "../support/run_interactive.ts";
@@ -65,6 +68,17 @@ describe("generate --json", () => {
     expect(fromStdin.stdout).toBe(fromFlag.stdout);
     expect(fromStdin.code).toBe(0);
   });
+});
+
+test.skipIf(!existsSync("/usr/bin/script"))("several replies in a terminal cannot command it", async () => {
+  const flags = "--prompt Hi --samples 8 --temperature 1 --max-tokens 60".split(" ");
+  const args = ["src/model/generate.ts", "--model", chatModel, ...flags];
+  const { stdout: piped } = await runEntry("model/generate", args.slice(1));
+  expect(piped).toMatch(/(?![\n\t])\p{Cc}/u); // a random model says anything
+  const command = `${process.execPath} --import tsx ${args.join(" ")} 2>/dev/null`;
+  const child = spawn("/usr/bin/script", ["-qfec", command, "/dev/null"], { stdio: ["ignore", "pipe", "ignore"] });
+  const screen = (await text(child.stdout)).replaceAll("\r\n", "\n");
+  expect(screen).toBe(visible(piped));
 });
 
 test("a model whose logits are not finite: exit 5, and nothing on stdout", async () => {

@@ -1,5 +1,5 @@
 /** Pretraining as a user runs it, on a model of a few thousand parameters: it learns, and it resumes bit for bit. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -74,6 +74,8 @@ describe("a short run", () => {
     expect(existsSync(join(parts, "model"))).toBe(false);
     expect(metricsOf(parts).at(-1)!.step).toBe(3);
     // A crash after the checkpoint leaves later records, the last of them cut off: they are run again.
+    // One in the middle of putting a checkpoint in place leaves the old one under another name.
+    renameSync(join(parts, "checkpoint"), join(parts, "checkpoint.old-4194305"));
     writeFileSync(join(parts, "metrics.jsonl"), '{"step":4,"loss":9}\n{"step":5,"lo', { flag: "a" });
     const second = await pretrain(["--resume", parts, "--eval-every", "3"]);
     expect(second.code).toBe(0);
@@ -94,6 +96,48 @@ describe("a short run", () => {
     const mixed = await runEntry("model/pretrain", ["--init", out, "--out", join(root, "mixed"), "--hidden", "8"]);
     expect(mixed.code).toBe(2);
     expect(mixed.stderr).toContain("--init brings the model's shape with it: drop the flag for hidden");
+  });
+
+  test("the card of a third stage names the texts of all, and needs no earlier folder at its end", async () => {
+    const own = { license: "CC BY 4.0", source: "https://example.org", dialogues: 7 };
+    const [first, second, third] = ["chain1", "chain2", "chain3"].map((name) => join(root, name)) as [string, string, string];
+    cpSync(out, first, { recursive: true });
+    const sources = JSON.parse(readFileSync(join(first, "sources.json"), "utf8")) as object[];
+    writeFileSync(join(first, "sources.json"), JSON.stringify([...sources, { name: "stories", ...own }]));
+    const flags = "--generated 100 --row-length 32 --batch 4 --warmup 0 --steps 2".split(" ");
+    await pretrain(["--init", first, "--out", second, ...flags]);
+    await pretrain(["--init", second, "--out", third, ...flags, "--stop-at", "1"]);
+    expect(readFileSync(join(third, "sources.json"), "utf8")).toContain("CC BY 4.0");
+    [first, second].forEach((folder) => rmSync(folder, { recursive: true }));
+    await pretrain(["--resume", third]);
+    const card = readFileSync(join(third, "model", "README.md"), "utf8");
+    expect(card).toContain("| stories | 7 + 0 | CC BY 4.0 | https://example.org |");
+    expect(card).toMatch(/\| generated dialogues \| 200 \+ 100 \| MIT \|/);
+  });
+
+  test.each<[string, (folder: string) => void, RegExp]>([
+    ["no model", (folder) => rmSync(join(folder, "model"), { recursive: true }),
+      /--init \S+: no model\/config\.json\. Fix: name the --out folder of a finished run/],
+    ["no sources", (folder) => rmSync(join(folder, "sources.json")), /--init \S+: no sources\.json\. Fix: /],
+    ["damaged sources", (folder) => writeFileSync(join(folder, "sources.json"), '[{"name": 1}]'),
+      /does not hold a list of text sources\. Fix: /],
+    ["no settings", (folder) => rmSync(join(folder, "checkpoint"), { recursive: true }),
+      /--init \S+: no checkpoint\/state\.json\. Fix: /],
+    ["damaged settings", (folder) => writeFileSync(join(folder, "checkpoint", "state.json"), "{"),
+      /state\.json is not valid JSON/],
+    ["a vocabulary that does not fit 16 bits", (folder) => {
+      const path = join(folder, "model", "config.json");
+      const config = JSON.parse(readFileSync(path, "utf8")) as object;
+      writeFileSync(path, JSON.stringify({ ...config, vocab_size: 65537 }));
+    }, /--init \S+: a vocabulary of 65537 is above 65536, .*\. Fix: /],
+  ])("--init with %s is refused before any work", async (name, damage, message) => {
+    const [init, target] = [join(root, `bad ${name}`.replaceAll(" ", "-")), join(root, "never")];
+    cpSync(out, init, { recursive: true });
+    damage(init);
+    const { code, errors, stderr } = await runEntry("model/pretrain", ["--init", init, "--out", target, "--steps", "2"]);
+    expect([code, errors]).toEqual([3, [expect.stringMatching(message)]]);
+    expect(stderr).not.toContain("generated:"); // no text was collected
+    expect(existsSync(target)).toBe(false);
   });
 
   test("another seed gives other weights", async () => {

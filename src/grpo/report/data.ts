@@ -88,10 +88,15 @@ export function stepOf(record: Fields): number {
   return numberAt(record, "step") ?? 0;
 }
 
-/** Whether the last planned train step was reached. */
-export function isComplete(config: Fields, rollouts: readonly Fields[]): boolean {
-  const planned = numberAt(config, "trainSteps");
-  return planned !== null && rollouts.length > 0 && stepOf(rollouts.at(-1)!) >= planned;
+/** Train steps done. The record of times ends a step; that of its rollouts is written before its gradient steps. */
+export function stepsDone({ timings }: Pick<RunData, "timings">): number {
+  return timings.length === 0 ? 0 : stepOf(timings.at(-1)!);
+}
+
+/** Whether all planned train steps are done. */
+export function isComplete(data: Pick<RunData, "config" | "timings">): boolean {
+  const planned = numberAt(data.config, "trainSteps");
+  return planned !== null && stepsDone(data) >= planned;
 }
 
 function readConfigFile(run: string, problems: string[]): Fields {

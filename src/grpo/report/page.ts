@@ -1,7 +1,7 @@
 /** The page of a run: one file, no script, no network, nothing in it but what the run's files say. */
 import { readFileSync } from "node:fs";
 import { allCurves, curveCard, rewardCurves, thinningNote } from "./curves.ts";
-import { isComplete, numberAt, stepOf, type Fields, type RunData } from "./data.ts";
+import { isComplete, numberAt, stepOf, stepsDone, type Fields, type RunData } from "./data.ts";
 import { brief, count, duration, html, percent, signed, trusted, type Content, type Html } from "./html.ts";
 import { heldOut, replies } from "./replies.ts";
 import { commands, settings, stepTable, sum, timeParts, timing } from "./tables.ts";
@@ -62,18 +62,18 @@ function lastName(path: string): string {
   return path.split(/[\\/]/).findLast((part) => part !== "")?.replace(/\.[cm]?[jt]s$/, "") ?? "";
 }
 
-function subtitle({ config, rollouts }: RunData): Html {
-  const steps = rollouts.length === 0 ? 0 : stepOf(rollouts.at(-1)!);
-  const planned = numberAt(config, "trainSteps");
-  const seed = numberAt(config, "seed");
-  const progress = isComplete(config, rollouts)
+function subtitle(data: RunData): Html {
+  const planned = numberAt(data.config, "trainSteps");
+  const seed = numberAt(data.config, "seed");
+  const progress = isComplete(data)
     ? html`<span class="badge done">complete</span>`
-    : html`<span class="badge partial">${count(steps)}${planned !== null && ` of ${count(planned)}`} steps</span>`;
+    : html`<span class="badge partial">${count(stepsDone(data))}${planned !== null && ` of ${count(planned)}`} steps</span>`;
   return html`<p class="subtitle">${seed !== null && html`<span>seed ${seed}</span>`}${progress}</p>`;
 }
 
 /** The headline numbers; those the run does not have are left out. */
-function tiles({ rollouts, evals, timings, config, completionCount }: RunData): Html {
+function tiles(data: RunData): Html {
+  const { rollouts, evals, timings, config, completionCount } = data;
   const known = (records: readonly Fields[], key: string): number[] =>
     records.map((record) => numberAt(record, key)).filter((value) => value !== null);
   const change = (values: readonly number[], format: (value: number) => string): Content =>
@@ -94,7 +94,7 @@ function tiles({ rollouts, evals, timings, config, completionCount }: RunData): 
   return html`<dl class="tiles">${[
     rewards.length > 0 && tile("Mean reward", change(rewards, signed), `best step ${signed(best)}`),
     accuracy.length > 0 && tile("Held-out accuracy", change(accuracy, percent), evalText),
-    rollouts.length > 0 && tile("Train steps", count(rollouts.length), plannedText),
+    rollouts.length > 0 && tile("Train steps", count(stepsDone(data)), plannedText),
     completionCount > 0 && tile("Completions", count(completionCount), cutText),
     tokens > 0 && tile("Tokens", count(tokens), "prompts and completions"),
     seconds > 0 && tile("Time", duration(seconds), "all train steps"),

@@ -93,13 +93,13 @@ export function settings({ config }: RunData): Content {
 }
 
 /** What to type next. */
-export function commands(run: string, { config, rollouts }: RunData): Html {
+export function commands(run: string, data: RunData): Html {
   const folder = shellWord(run.length > 1 ? run.replace(/\/+$/, "") : run);
-  const base = config["model"];
+  const base = data.config["model"];
   const line = (what: string, text: string): Html => html`
 <dt>${what}</dt><dd><code>${brief(text, 500)}</code></dd>`;
   const chat = "npx tsx src/model/chat.ts --model";
-  const stopped = !isComplete(config, rollouts);
+  const stopped = !isComplete(data);
   return html`<section><h2>Go on</h2><dl class="card commands">${[
     stopped && line("Go on where the run stopped", `npx tsx src/grpo/train.ts --resume ${folder}`),
     existsSync(join(run, "model")) && line("Talk with the trained model", `${chat} ${folder}/model`),
