@@ -93,7 +93,7 @@ export interface Work {
 
 /**
  * Milliseconds that the measured roofline allows: arithmetic and memory traffic can overlap. All traffic counts as
- * reading from caches, so that this is a bound wherever it goes.
+ * reading from caches, wherever it goes.
  */
 export function rooflineMs(
   { flops = 0, bytes = 0 }: Work, { gflops, gigabytes }: Pick<Roofline, "gflops" | "gigabytes">,

@@ -1,5 +1,5 @@
 /**
- * The roofline of the adapter, measured (Williams, Waterman and Patterson 2009): what no kernel can beat. The rate of
+ * The roofline of the adapter, measured (Williams, Waterman and Patterson 2009): what single kernels reach. The rate of
  * arithmetic counts a fused multiply-add as two operations; bandwidths count bytes read and bytes written.
  */
 import { kernel, launch } from "../src/tensor/kernel.ts";
@@ -9,7 +9,7 @@ import type { Row } from "./table.ts";
 
 export interface Roofline {
   readonly gflops: number;
-  /** GB/s of reading what caches hold: no traffic is faster. */
+  /** GB/s of reading what caches hold, by one kernel. */
   readonly gigabytes: number;
   /** GB/s of copying what no cache holds, by the faster of two kernels. */
   readonly copyGigabytes: number;
