@@ -92,6 +92,16 @@ describe("the entry, 6 train steps of 25 rollouts", () => {
       expect(reward).toBe(closeness(answer!).toFixed(3));
   });
 
+  test("the learning rate warms up, then falls to 0 at the end of the run", () => {
+    const rates = readLines(first, "metrics.jsonl")
+      .filter(({ kind }) => kind === "update")
+      .map((update) => update["learning_rate"]!);
+    expect(rates).toHaveLength(120);
+    for (const [i, rate] of rates.entries()) {
+      expect(rate).toBeCloseTo(0.03 * (i < 5 ? i / 5 : (120 - i) / 115), 12);
+    }
+  });
+
   test("the first objective is 0 and its ratios 1: the policy has not moved yet", () => {
     const [update] = readLines(first, "metrics.jsonl").filter(({ kind }) => kind === "update");
     expect(Math.abs(update!["objective"]!)).toBeLessThan(1e-5);
@@ -128,6 +138,17 @@ describe("the entry, 6 train steps of 25 rollouts", () => {
     expect(trained.encodePrompt(prompt!.messages).length).toBeGreaterThan(10);
     disposeGpt(trained.model);
   });
+});
+
+test("a policy that does not move draws other answers in the next train step", async () => {
+  const out = join(root, "still");
+  await train(out, "--train-steps 2 --grad-updates-per-step 1 --max-rollout-tokens 2 --learning-rate 0");
+  const answers = readLines(out, "completions.jsonl") as unknown as { step: number; completion: string }[];
+  const [first, second] = [1, 2].map((step) =>
+    answers.filter((answer) => answer.step === step).map(({ completion }) => completion));
+  expect(first).toHaveLength(25);
+  expect(second).toHaveLength(25);
+  expect(second).not.toEqual(first);
 });
 
 test("another seed draws other answers", async () => {
@@ -272,6 +293,17 @@ describe("one gradient step", () => {
     const experiences = await answersTo(policy, codec, letters, { temperature: 0.6 });
     expect((await logProbGap(policy, experiences, 0.6)).max).toBeLessThan(1e-4);
     expect((await logProbGap(policy, experiences, 1)).mean).toBeGreaterThan(0.05);
+
+    // A gradient step takes it too: on-policy its ratios are 1, and at another temperature they are not.
+    const optimizer = adamw([...policy.parameters.values()], { maximize: true });
+    const ratiosAt = async (temperature: number): Promise<number[]> => {
+      const config = configOf(`--objective dapo --temperature ${temperature}`);
+      const { metrics } = await step(policy, optimizer, experiences, 0, config);
+      return [metrics["importance_ratio/min"]!, metrics["importance_ratio/max"]!];
+    };
+    for (const ratio of await ratiosAt(0.6)) expect(Math.abs(ratio - 1)).toBeLessThan(1e-4);
+    expect((await ratiosAt(1))[0]).toBeLessThan(0.9);
+    optimizer.dispose();
     disposeGpt(policy);
   });
 });
