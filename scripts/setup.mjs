@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /**
- * Makes a fresh clone, or the package from npm, runnable, and does only what is missing: `npm start` and `npm test` run it first every time.
+ * Makes a fresh clone, or the package from npm, runnable, and does only what is missing: `npm start` and `npm test` run
+ * it first every time.
  *
  *   1. checks the version of Node;
  *   2. installs what package-lock.json lists and is not there;

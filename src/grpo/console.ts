@@ -9,12 +9,13 @@
  * file or a pipe they stand as they are, so that it holds exactly what the model wrote.
  */
 import { Console } from "node:console";
+import { visible } from "../visible.ts";
 import type { Reward } from "./advantage.ts";
 import type { Alert } from "./alerts.ts";
 import {
   alertText, clock, PHASES, percent, viewLines, type Evaluation, type Phase, type RunView, type StepReward,
 } from "./live_view.ts";
-import { openRegion, visible, type Region, type Style, type TerminalStream } from "./terminal_region.ts";
+import { openRegion, type Region, type Style, type TerminalStream } from "./terminal_region.ts";
 
 export interface RunFacts {
   readonly task: string;

@@ -62,7 +62,10 @@ export async function evaluate(
   };
 }
 
-/** Replies to the prompts, first samples first. What is drawn does not depend on how many are drawn together. */
+/**
+ * Replies to the prompts, first samples first. What is drawn does not depend on how many are drawn together, unless a
+ * prompt is among them twice.
+ */
 async function ask(
   policy: Gpt,
   codec: TextCodec,

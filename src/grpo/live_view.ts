@@ -1,8 +1,9 @@
 /** What the live view of a run shows, as lines for a terminal of any size. No drawing here, no clock, no state. */
 import stringWidth from "string-width";
+import { visibleLine } from "../visible.ts";
 import type { Alert } from "./alerts.ts";
 import type { Reward } from "./advantage.ts";
-import { visibleLine, type Line } from "./terminal_region.ts";
+import type { Line } from "./terminal_region.ts";
 
 export type Phase = "rollouts" | "rewards" | "reference" | "training" | "evaluating" | "saving";
 

@@ -8,8 +8,6 @@ import { Console } from "node:console";
 import { styleText } from "node:util";
 import stringWidth from "string-width";
 
-export { visible, visibleLine } from "../visible.ts";
-
 /** A stream that may be a terminal; process.stdout is one. */
 export type TerminalStream = NodeJS.WritableStream & {
   readonly isTTY?: boolean;

@@ -9,7 +9,8 @@ import stringWidth from "string-width";
 import type { Alert } from "../../src/grpo/alerts.ts";
 import { openConsole, type RunConsole, type RunFacts } from "../../src/grpo/console.ts";
 import { bars, clock, viewLines, type RunView } from "../../src/grpo/live_view.ts";
-import { cut, visible } from "../../src/grpo/terminal_region.ts";
+import { cut } from "../../src/grpo/terminal_region.ts";
+import { visible } from "../../src/visible.ts";
 
 class FakeStream extends Writable {
   text = "";
