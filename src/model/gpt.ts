@@ -156,7 +156,8 @@ function attentionBlock(
   if (options.cache) {
     const { kv, starts } = options.cache;
     writeCache(kv, layer, k.value, v.value, starts);
-    y = ops.attention(q, constant(kv.keys[layer]!), constant(kv.values[layer]!), { ...visible, queryStart: starts });
+    const [keys, values] = [constant(kv.keys[layer]!), constant(kv.values[layer]!)];
+    y = ops.attention(q, keys, values, { ...visible, queryStart: starts, headsFirst: true });
   } else {
     y = ops.attention(q, k, v, visible);
   }

@@ -13,8 +13,9 @@
 // its last descendant. Where a key has ended, so have its descendants, and loops jump to its end. A mask is the special
 // case that padding ends at 0 and everything else never.
 //
-//   q, y, dy, dq [batch, queries, heads, HEAD_SIZE]      k, v, dk, dv [batch, keys, kvHeads, HEAD_SIZE]
-//   logSumExp, delta [batch, heads, queries]             keyEnd [batch, keys]      queryStart [batch]
+//   q, y, dy, dq [batch, queries, heads, HEAD_SIZE]      k, v, dk, dv [batch, keys, kvHeads, HEAD_SIZE], or
+//   logSumExp, delta [batch, heads, queries]             [batch, kvHeads, keys, HEAD_SIZE] as a cache has them
+//   keyEnd [batch, keys]      queryStart [batch]
 //
 // A row (the HEAD_SIZE elements of one head) is VECTORS vec4f; rows are addressed in vec4f.
 //
@@ -47,6 +48,8 @@ struct Params {
   keys: u32,
   kvHeads: u32,
   groupHeads: u32, // query heads per key-value head
+  keyStride: u32,  // from a key to the next of its head, in vec4f
+  headStride: u32, // from a key to that of the next head
   keyRule: u32,    // what keyEnd holds: NOTHING, MASK or ENDS
   hasQueryStart: u32,
   scale: f32,
@@ -120,12 +123,16 @@ fn endOf(b: u32, j: u32) -> u32 {
   return select(end, NEVER, params.keyRule == MASK && end != 0u);
 }
 
+// Where the row of key (or value) j starts.
+fn keyRow(b: u32, kvHead: u32, j: u32) -> u32 {
+  return b * params.keys * params.kvHeads * VECTORS + kvHead * params.headStride + j * params.keyStride;
+}
+
 // The rows of keys (or values) that any query of the block may see: however long the cache is, loops end there.
 fn keyStream(block: Block) -> Stream {
   let lastQuery = (block.end - 1u) / params.groupHeads;
-  let stride = params.kvHeads * VECTORS;
   let count = min(startOf(block.b) + lastQuery + 1u, params.keys);
-  return Stream(block.b * params.keys * stride + block.kvHead * VECTORS, stride, count, NEVER);
+  return Stream(keyRow(block.b, block.kvHead, 0u), params.keyStride, count, NEVER);
 }
 
 // The first key from number n on that has not ended before the block's first query; all lanes get the same.
@@ -281,7 +288,7 @@ fn backwardKey(
   }
   let j = min(block.first + lane, block.end - 1u); // surplus lanes repeat the last key and store nothing
   let end = endOf(block.b, j);
-  let offset = ((block.b * params.keys + j) * params.kvHeads + block.kvHead) * VECTORS;
+  let offset = keyRow(block.b, block.kvHead, j);
   var key = loadOwn(&k, offset, block, lane);
   var value = loadOwn(&v, offset, block, lane);
   var dKey: Row;

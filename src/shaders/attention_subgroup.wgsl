@@ -113,8 +113,7 @@ fn forwardOneQuery(
   }
   let position = startOf(b);
   let count = min(position + 1u, params.keys);
-  let stride = params.kvHeads * VECTORS;
-  let base = b * params.keys * stride + group % params.kvHeads * VECTORS;
+  let base = keyRow(b, group % params.kvHeads, 0u);
   let firstHead = group * GROUP_HEADS; // of all rows: heads of a group are neighbours
   var queries: array<OwnVectors, GROUP_HEADS>;
   var outputs: array<OwnVectors, GROUP_HEADS>;
@@ -128,7 +127,7 @@ fn forwardOneQuery(
     let end = min(first + WORKGROUP, count);
     var scores = array<f32, GROUP_HEADS>();
     for (var n = first; n < end; n++) {
-      let key = loadVectors(&k, base + n * stride, lane);
+      let key = loadVectors(&k, base + n * params.keyStride, lane);
       for (var g = 0u; g < GROUP_HEADS; g++) {
         var partial = 0.0;
         for (var c = 0u; c < OWN_VECTORS; c++) { partial += dot(queries[g][c], key[c]); }
@@ -148,7 +147,7 @@ fn forwardOneQuery(
       for (var c = 0u; c < OWN_VECTORS; c++) { outputs[g][c] *= shrink; }
     }
     for (var n = first; n < end; n++) {
-      let value = loadVectors(&v, base + n * stride, lane);
+      let value = loadVectors(&v, base + n * params.keyStride, lane);
       let counts = sees(position, n, endOf(b, n)); // a share of 0 would not keep a NaN in padding away
       for (var g = 0u; g < GROUP_HEADS; g++) {
         let share = subgroupShuffle(scores[g], n - first);

@@ -26,6 +26,8 @@ export interface AttentionOptions {
   readonly keyEnd?: Tensor;
   /** u32 [B], position of each row's first query among the keys: what its KV cache held before. Default 0. */
   readonly queryStart?: Tensor;
+  /** k and v are [B, Hkv, Tk, D]: the keys of a head side by side, as a KV cache has them. Default false. */
+  readonly headsFirst?: boolean;
   /** How rows travel between lanes; chosen by adapter unless given. "subgroup" needs subgroups of one known size. */
   readonly sharing?: Sharing;
 }
@@ -37,7 +39,9 @@ const WORKGROUP_LANES = 32; // of "workgroup"; with "subgroup" it is the adapter
 const KEY_RULES = { nothing: 0, mask: 1, ends: 2 } as const;
 const MAX_HEAD_SIZE = 256; // a lane keeps four rows in registers
 
-const PARAMS = ["batch", "queries", "keys", "kvHeads", "groupHeads", "keyRule", "hasQueryStart", "scale"] as const;
+const PARAMS = [
+  "batch", "queries", "keys", "kvHeads", "groupHeads", "keyStride", "headStride", "keyRule", "hasQueryStart", "scale",
+] as const;
 const INPUTS = ["q", "k", "v", "keyEnd", "queryStart"] as const;
 const FORWARD = [...INPUTS, "y", "logSumExp"] as const;
 const BACKWARD_QUERY = [...INPUTS, "savedY", "logSumExp", "dy", "delta", "dq"] as const;
@@ -137,14 +141,14 @@ export function attentionBackward(
 
 /** What forward and backward launches share. */
 function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) {
-  const { keyMask, keyEnd, queryStart, scale, sharing } = options;
+  const { keyMask, keyEnd, queryStart, scale, headsFirst = false, sharing } = options;
   const [batch = 0, queries = 0, heads = 0, headSize = 0] = q.shape;
-  const [, keys = 0, kvHeads = 0] = k.shape;
-  const keyShape = show([batch, keys, kvHeads, headSize]);
+  const [keys = 0, kvHeads = 0] = headsFirst ? [k.shape[2], k.shape[1]] : k.shape.slice(1);
+  const keyShape = show(headsFirst ? [batch, kvHeads, keys, headSize] : [batch, keys, kvHeads, headSize]);
   if (q.shape.length !== 4 || show(k.shape) !== keyShape || show(v.shape) !== keyShape || heads % kvHeads !== 0) {
     throw new ShapeError(
       `${op}: q ${show(q.shape)}, k ${show(k.shape)}, v ${show(v.shape)} do not fit; ` +
-        "expected q [B, Tq, H, D], k and v [B, Tk, Hkv, D] with H a multiple of Hkv",
+        `expected q [B, Tq, H, D], k and v [B, ${headsFirst ? "Hkv, Tk" : "Tk, Hkv"}, D] with H a multiple of Hkv`,
     );
   }
   if (headSize < 1 || headSize > MAX_HEAD_SIZE) {
@@ -162,6 +166,7 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
   const groupHeads = heads / kvHeads;
   const groupsFor = (rows: number): number => batch * kvHeads * Math.ceil(rows / lanes);
   const padded = pad(q);
+  const vectors = padded.shape[3]! / 4;
   // An absent option still needs a buffer of ids to bind; its flag keeps the shader from reading it.
   const unread: Tensor = { ...padded, dtype: "u32" };
   return {
@@ -170,6 +175,8 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
     inputs: { q: padded, k: pad(k), v: pad(v), keyEnd: keyEnd ?? keyMask ?? unread, queryStart: queryStart ?? unread },
     params: {
       batch, queries, keys, kvHeads, groupHeads,
+      keyStride: headsFirst ? vectors : kvHeads * vectors,
+      headStride: headsFirst ? keys * vectors : vectors,
       keyRule: keyEnd ? KEY_RULES.ends : keyMask ? KEY_RULES.mask : KEY_RULES.nothing,
       hasQueryStart: queryStart ? 1 : 0,
       scale: scale ?? 1 / Math.sqrt(headSize),

@@ -9,7 +9,7 @@ import { ShapeError, sameShape, show } from "./shape.ts";
 import { dispose, empty, keep, tensor, type Tensor } from "./tensor.ts";
 
 export interface KvCache {
-  /** Per layer [B, capacity, K, D]: rotated keys, and values. */
+  /** Per layer [B, K, capacity, D]: rotated keys, and values; the tokens of a head lie side by side. */
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];
   /** Tokens a row can hold. */
@@ -22,19 +22,19 @@ const append = kernel({
   shader: "kv_cache",
   entry: "append",
   buffers: ["starts", "newKeys", "newValues", "keys", "values"],
-  params: ["batch", "time", "width", "capacity"],
+  params: ["batch", "time", "heads", "capacity"],
 });
 const copyPrefix = kernel({
   shader: "kv_cache",
   entry: "copyPrefix",
   buffers: ["sourceRow", "newKeys", "newValues", "keys", "values"],
-  params: ["batch", "time", "width", "capacity", "sourceCapacity"],
+  params: ["batch", "time", "heads", "capacity", "sourceCapacity"],
 });
 const moveRows = kernel({
   shader: "kv_cache",
   entry: "moveRows",
   buffers: ["moves", "keys", "values"],
-  params: ["batch", "time", "width", "capacity"],
+  params: ["batch", "time", "heads", "capacity"],
 });
 
 /** Allocates a cache for `batch` rows of at most `capacity` tokens. Kept until `disposeKvCache`; content undefined. */
@@ -42,7 +42,7 @@ export function createKvCache(
   layers: number,
   { batch, capacity, kvHeads, headSize }: { batch: number; capacity: number; kvHeads: number; headSize: number },
 ): KvCache {
-  const allocateLayer = (): Tensor => keep(empty([batch, capacity, kvHeads, headSize]));
+  const allocateLayer = (): Tensor => keep(empty([batch, kvHeads, capacity, headSize]));
   return {
     keys: Array.from({ length: layers }, allocateLayer),
     values: Array.from({ length: layers }, allocateLayer),
@@ -59,7 +59,7 @@ export function disposeKvCache({ keys, values }: KvCache): void {
 export function writeCache(cache: KvCache, layer: number, newKeys: Tensor, newValues: Tensor, starts: Tensor): void {
   const [keys, values] = [cache.keys[layer]!, cache.values[layer]!];
   const [batch, time, heads, headSize] = newKeys.shape as [number, number, number, number];
-  const [rows, capacity, kvHeads, size] = keys.shape as [number, number, number, number];
+  const [rows, kvHeads, capacity, size] = keys.shape as [number, number, number, number];
   const fits = batch === rows && heads === kvHeads && headSize === size && starts.shape[0] === batch && time <= capacity;
   if (!fits || !sameShape(newKeys.shape, newValues.shape)) {
     throw new ShapeError(
@@ -67,8 +67,8 @@ export function writeCache(cache: KvCache, layer: number, newKeys: Tensor, newVa
         `cache ${show(keys.shape)}`,
     );
   }
-  const params = { batch, time, width: heads * headSize, capacity };
-  launch(append, { starts, newKeys, newValues, keys, values }, params, batch * time, { WORKGROUP });
+  const buffers = { starts, newKeys, newValues, keys, values };
+  launch(append, buffers, { batch, time, heads, capacity }, batch * time, { WORKGROUP, HEAD_SIZE: headSize });
 }
 
 /**
@@ -76,7 +76,7 @@ export function writeCache(cache: KvCache, layer: number, newKeys: Tensor, newVa
  * @throws ShapeError when the caches are of different models, or the tokens do not fit.
  */
 export function copyCachePrefix(cache: KvCache, source: KvCache, sourceRow: Tensor, time: number): void {
-  const [ofCache, ofSource] = [cache, source].map(({ keys }) => [keys.length, ...keys[0]!.shape.slice(2)]);
+  const [ofCache, ofSource] = [cache, source].map(({ keys }) => [keys.length, keys[0]!.shape[1]!, keys[0]!.shape[3]!]);
   if (!sameShape(ofCache!, ofSource!)) {
     throw new ShapeError(
       `copyCachePrefix: [layers, heads, head size] are ${show(ofSource!)} in the source and ${show(ofCache!)} in the ` +
@@ -88,11 +88,11 @@ export function copyCachePrefix(cache: KvCache, source: KvCache, sourceRow: Tens
     throw new ShapeError(`copyCachePrefix: ${time} tokens from capacity ${source.capacity} into ${cache.capacity}`);
   }
   cache.keys.forEach((keys, layer) => {
-    const [batch, capacity, kvHeads, headSize] = keys.shape as [number, number, number, number];
-    const params = { batch, time, width: kvHeads * headSize, capacity, sourceCapacity: source.capacity };
+    const [batch, heads, capacity, headSize] = keys.shape as [number, number, number, number];
+    const params = { batch, time, heads, capacity, sourceCapacity: source.capacity };
     const [newKeys, newValues] = [source.keys[layer]!, source.values[layer]!];
     const buffers = { sourceRow, newKeys, newValues, keys, values: cache.values[layer]! };
-    launch(copyPrefix, buffers, params, batch * time, { WORKGROUP });
+    launch(copyPrefix, buffers, params, batch * time, { WORKGROUP, HEAD_SIZE: headSize });
   });
 }
 
@@ -114,9 +114,10 @@ export function moveCacheRows(
   if (moves.length === 0 || time === 0) return;
   const list = tensor(Uint32Array.from(used), [moves.length, 2]);
   cache.keys.forEach((keys, layer) => {
-    const [, capacity, kvHeads, headSize] = keys.shape as [number, number, number, number];
-    const params = { batch: moves.length, time, width: kvHeads * headSize, capacity };
-    launch(moveRows, { moves: list, keys, values: cache.values[layer]! }, params, moves.length * time, { WORKGROUP });
+    const [, heads, capacity, headSize] = keys.shape as [number, number, number, number];
+    const buffers = { moves: list, keys, values: cache.values[layer]! };
+    const params = { batch: moves.length, time, heads, capacity };
+    launch(moveRows, buffers, params, moves.length * time, { WORKGROUP, HEAD_SIZE: headSize });
   });
 }
 

@@ -39,14 +39,17 @@ function labelled(
 
 const blank = new Array<number>(WIDTH).fill(UNTOUCHED);
 
-/** Reads [batch][token] -> channels. */
+/** Reads [batch][token] -> channels of all heads; in the cache each head has its tokens side by side. */
 async function tokensOf(x: Tensor): Promise<number[][][]> {
-  const [batch, capacity] = x.shape as [number, number];
+  const [batch, heads, capacity, size] = x.shape as [number, number, number, number];
   const [data] = await readAll([x]);
   return Array.from({ length: batch }, (_, b) =>
-    Array.from({ length: capacity }, (_, t) => [
-      ...data!.subarray((b * capacity + t) * WIDTH, (b * capacity + t + 1) * WIDTH),
-    ]),
+    Array.from({ length: capacity }, (_, t) =>
+      Array.from({ length: heads }, (_, h) => {
+        const start = ((b * heads + h) * capacity + t) * size;
+        return [...data!.subarray(start, start + size)];
+      }).flat(),
+    ),
   );
 }
 
@@ -74,7 +77,7 @@ test.each([1, 3])("%d new tokens a row land at each row's own position, in one l
   disposeKvCache(cache);
 });
 
-test("a token past the capacity is dropped, never written into the next row", async () => {
+test("a token past the capacity is dropped, never written into the next head or row", async () => {
   const cache = blankCache(1, 2, 3);
   await scopeAsync(async () => {
     const keys = labelled(2, 2, 0);
@@ -146,7 +149,7 @@ describe("limits", () => {
       const starts = tensor(new Uint32Array(2));
       const wrong = labelled(3, 1, 0).x;
       expect(() => writeCache(cache, 0, wrong, wrong, starts)).toThrow(
-        /writeCache: keys \[3, 1, 2, 3\].*cache \[2, 3, 2, 3\]/,
+        /writeCache: keys \[3, 1, 2, 3\].*cache \[2, 2, 3, 3\]/,
       );
       const long = labelled(2, 4, 0).x;
       expect(() => writeCache(cache, 0, long, long, starts)).toThrow(/writeCache/);
