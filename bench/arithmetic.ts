@@ -8,6 +8,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { command, integer, runMain } from "../src/cli.ts";
 import { average } from "../src/grpo/advantage.ts";
 import { printTable, type Row } from "./table.ts";
 
@@ -61,6 +62,14 @@ function trainArithmetic(seed: number): Outcome {
   }
 }
 
-const outcomes = Array.from({ length: 5 }, (_, i) => trainArithmetic(i + 1));
-printTable("Held-out accuracy in percent, replies sampled at temperature 1", outcomes.map(({ row }) => row));
-console.log(`\nmean gain: ${average(outcomes.map(({ gain }) => gain)).toFixed(1)} points`);
+async function main(): Promise<void> {
+  const { seeds } = command("arithmetic", "Trains the arithmetic preset with several seeds, about a minute each.")
+    .option("--seeds <n>", "runs, with seeds from 1 to this", integer(1), 5)
+    .parse()
+    .opts<{ seeds: number }>();
+  const outcomes = Array.from({ length: seeds }, (_, i) => trainArithmetic(i + 1));
+  printTable("Held-out accuracy in percent, replies sampled at temperature 1", outcomes.map(({ row }) => row));
+  console.log(`\nmean gain: ${average(outcomes.map(({ gain }) => gain)).toFixed(1)} points`);
+}
+
+await runMain(main);

@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { command, integer, runMain } from "../src/cli.ts";
 import { DEFAULT_MODEL } from "../src/model/chat_model.ts";
 import { median, type Bench } from "./measure.ts";
 import { printTable, type Row } from "./table.ts";
@@ -142,9 +143,13 @@ export async function benchExperiment(bench: Bench): Promise<Row[]> {
   ];
 }
 
-if (process.argv[1] === import.meta.filename) {
+async function main(): Promise<void> {
+  const { seeds } = command("experiment", "Runs the reference experiment with several seeds, some seconds each.")
+    .option("--seeds <n>", "runs, with seeds from 1 to this", integer(1), 10)
+    .parse()
+    .opts<{ seeds: number }>();
   const rows: Row[] = [];
-  for (let seed = 1; seed <= 10; seed++) {
+  for (let seed = 1; seed <= seeds; seed++) {
     const { rewards, largestGap, seconds } = await runExperiment(seed);
     const steps = Object.fromEntries(rewards.map((reward, i) => [`step ${i + 1}`, reward.toFixed(3)]));
     rows.push({ seed, ...steps, "largest log-prob gap": largestGap.toExponential(1), seconds: seconds.whole });
@@ -153,3 +158,5 @@ if (process.argv[1] === import.meta.filename) {
   const learned = rows.filter((row) => Number(row["step 5"]) >= 0.95).length;
   console.log(`\n${learned} of ${rows.length} seeds end with a mean reward of at least 0.95`);
 }
+
+if (process.argv[1] === import.meta.filename) await runMain(main);

@@ -32,10 +32,11 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   shaders: [],
   tensor: ["shaders"],
   autograd: ["tensor"],
-  model: ["autograd", "tensor", "data", "cli.ts", "random.ts", "visible.ts"],
-  grpo: ["model", "autograd", "tensor", "data", "cli.ts", "random.ts", "visible.ts"],
+  model: ["autograd", "tensor", "data", "cli.ts", "folder_lock.ts", "random.ts", "visible.ts"],
+  grpo: ["model", "autograd", "tensor", "data", "cli.ts", "folder_lock.ts", "random.ts", "visible.ts"],
   data: [],
   "cli.ts": ["tensor", "visible.ts"],
+  "folder_lock.ts": ["cli.ts"],
   "random.ts": [],
   "visible.ts": [],
 };

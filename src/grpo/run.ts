@@ -6,6 +6,7 @@ import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { adamw, type AdamW } from "../autograd/adamw.ts";
 import { resolveModel } from "../data/hub.ts";
+import { lockFolder } from "../folder_lock.ts";
 import { openChatText } from "../model/chat_model.ts";
 import { loadGpt, saveGpt } from "../model/checkpoint.ts";
 import { CheckpointError, readConfig } from "../model/config.ts";
@@ -21,7 +22,6 @@ import { disposeCopy, copyPolicy } from "./policy_copy.ts";
 import { ReplayBuffer } from "./replay_buffer.ts";
 import { requireRoom, type TextCodec } from "./rollout.ts";
 import { findRunCheckpoint, saveRunCheckpoint, textSource, type FoundCheckpoint } from "./run_checkpoint.ts";
-import { lockRun } from "./run_directory.ts";
 import { fingerprint } from "./run_manifest.ts";
 import { openRunLog, type RunLog } from "./run_log.ts";
 import { requireRunMemory } from "./run_memory.ts";
@@ -67,7 +67,7 @@ export async function openRun(command: TrainCommand): Promise<Run> {
   const found = command.resume === null ? null : await findRunCheckpoint(command.resume, "runs");
   const checkpoint = found?.checkpoint;
   const config = found ? resumedConfig(found.checkpoint.config, found.run, given) : command.config;
-  const unlock = found ? lockRun(found.run) : null;
+  const unlock = found ? lockFolder(found.run) : null;
   await openGpu();
   const directory = checkpoint?.modelDirectory ?? (await resolveModel(config.model));
   const chat = openChatText(directory);
@@ -219,7 +219,7 @@ async function weightsHash(directory: string): Promise<string> {
 /** Makes the folder of a new run this process's own. Returns what gives it back. */
 function occupy(folder: string): () => void {
   mkdirSync(folder, { recursive: true });
-  return lockRun(folder);
+  return lockFolder(folder);
 }
 
 /** The settings of the newest start, for people, the report and `--config`. */

@@ -1,18 +1,17 @@
 /**
- * The folder of a run: its checkpoints, and the lock that keeps a second process out.
+ * The folder of a run and its checkpoints.
  *
  *   RUN/checkpoints/step-000005/              complete, always: the folder gets this name in one rename
  *   RUN/checkpoints/.tmp-step-000006-PID/     being written, or being deleted, by process PID
  *   RUN/checkpoints/.old-step-000005-PID/     being replaced by a checkpoint of the same step
- *   RUN/.lock-PID-HOST                        the process that works on the run
+ *   RUN/.lock-PID-HOST                        the process that works on the run (folder_lock.ts)
  *
  * A process that is killed leaves the last three behind. The next save, or the next search for a checkpoint, sweeps
  * them, unless the process that they belong to is alive.
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { hostname } from "node:os";
+import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { UsageError } from "../cli.ts";
+import { isAlive, namesIn, otherOwner } from "../folder_lock.ts";
 import { syncDirectory } from "../model/checkpoint.ts";
 import { writeManifest } from "./run_manifest.ts";
 
@@ -108,73 +107,4 @@ export function sweepLeftovers(run: string): void {
     if (kind === "old" && !existsSync(final)) renameSync(join(parent, name), final);
     else rmSync(join(parent, name), { recursive: true });
   }
-}
-
-// ---- the lock -----------------------------------------------------------------------------------------------------
-
-const THIS_HOST = hostname().replaceAll(/[^\w.]/g, "_");
-
-/** Lock files that this process holds. One that has its number and is not here is of an earlier process. */
-const held = new Set<string>();
-
-/**
- * Keeps other processes out of a run until the function that it returns is called, or the process exits. The lock of a
- * process that is no longer alive does not count.
- *
- * Every process first leaves a lock of its own name and only then looks for others. So two can never both get in,
- * though two that start at the same moment may both be refused.
- *
- * @throws UsageError when another process, or this one, works on the run.
- */
-export function lockRun(run: string): () => void {
-  const own = resolve(run, `.lock-${process.pid}-${THIS_HOST}`);
-  if (held.has(own)) throw new UsageError(`${run} is in use by this process already`);
-  mkdirSync(run, { recursive: true });
-  writeFileSync(own, "");
-  const release = (): void => {
-    held.delete(own);
-    process.removeListener("exit", release);
-    rmSync(own, { force: true });
-  };
-  held.add(own);
-  process.once("exit", release);
-  const other = otherOwner(run);
-  if (other !== undefined) {
-    release();
-    throw new UsageError(
-      `${run} is in use by process ${other.pid} on ${other.host}. Fix: let it end, or choose another folder; ` +
-        `if it is no training run, remove ${join(run, other.name)}`,
-    );
-  }
-  for (const { name } of locksOf(run)) {
-    if (resolve(run, name) !== own) rmSync(join(run, name), { force: true });
-  }
-  return release;
-}
-
-/** A process that has locked the run and may be alive: on another machine nobody can tell. */
-function otherOwner(run: string): { name: string; pid: number; host: string } | undefined {
-  return locksOf(run).find(({ pid, host }) => host !== THIS_HOST || (pid !== process.pid && isAlive(pid)));
-}
-
-function locksOf(run: string): { name: string; pid: number; host: string }[] {
-  return namesIn(run).flatMap((name) => {
-    const [, pid, host] = /^\.lock-(\d+)-(.+)$/.exec(name) ?? [];
-    return host === undefined ? [] : [{ name, pid: Number(pid), host }];
-  });
-}
-
-/** Whether a process of this machine exists: signal 0 asks and sends nothing. EPERM: it does, and is another user's. */
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
-}
-
-/** Empty where there is no folder. */
-function namesIn(folder: string): string[] {
-  return existsSync(folder) && statSync(folder).isDirectory() ? readdirSync(folder) : [];
 }

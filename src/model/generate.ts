@@ -10,7 +10,7 @@
 import { readFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { command, integer, runMain, UsageError } from "../cli.ts";
-import { visible } from "../visible.ts";
+import { visible, visibleJson } from "../visible.ts";
 import type { ChatText } from "./chat_model.ts";
 import { sampleCompletions } from "./sampler.ts";
 import { parseScoreInput, scoreTokens, type ScoreInput } from "./score.ts";
@@ -99,7 +99,7 @@ async function generate(prompt: string, flags: Flags): Promise<void> {
     const samples = completions!.map(({ tokens, logProbs, ended }) => {
       return { text: textOf(tokens), ids: tokens, logProbs, finishReason: ended ? "stop" : "length" };
     });
-    console.log(JSON.stringify({ prompt, promptIds, samples, seed }));
+    console.log(visibleJson({ prompt, promptIds, samples, seed }));
   }
 }
 
@@ -126,12 +126,12 @@ async function score(input: ScoreInput | readonly ScoreInput[], flags: Flags): P
     return { ids, tokens, ...numbers };
   };
   if (!Array.isArray(input)) {
-    console.log(JSON.stringify(await scoreOne(input as ScoreInput)));
+    console.log(visibleJson(await scoreOne(input as ScoreInput)));
     return;
   }
   const scores: object[] = [];
   for (const item of input as readonly ScoreInput[]) scores.push(await scoreOne(item));
-  console.log(JSON.stringify(scores));
+  console.log(visibleJson(scores));
 }
 
 await runMain(main);

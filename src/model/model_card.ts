@@ -13,16 +13,18 @@ export interface TextSource {
   readonly earlier?: number;
 }
 
+/** The settings of a run of pretrain.ts. */
+export type StageSettings = Readonly<Record<string, unknown>>;
+
 export interface CardFacts {
-  readonly settings: Readonly<Record<string, unknown>>;
+  /** Of the runs that led to the model: each continued the one before it. */
+  readonly stages: readonly StageSettings[];
   readonly parameters: number;
   /** Tokens trained on, and tokens of text there were: less than once through, or more. */
   readonly trainTokens: number;
   readonly textTokens: number;
   /** Of this run and those that it continued. */
   readonly sources: readonly TextSource[];
-  /** The run that this one continued, if any. */
-  readonly first: Pick<CardFacts, "settings"> | null;
   /** Mean next-token loss (nats) on held-out text, by training step. */
   readonly validation: readonly { readonly step: number; readonly loss: number }[];
   /** Tokens that each validation loss is the mean of. */
@@ -64,7 +66,7 @@ export async function modelCard(chat: ChatModel, facts: CardFacts): Promise<stri
   });
   const reply = (i: number): string => chat.tokenizer.decode(replies[i]![0]!.tokens, { skipSpecial: true });
   const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
-  const { settings, validation, first } = facts;
+  const { stages, validation } = facts;
   // "1000 + 200": of the stages before and of this one.
   const dialoguesOf = ({ dialogues, earlier }: TextSource): string =>
     earlier === undefined ? String(dialogues) : `${earlier} + ${dialogues}`;
@@ -90,10 +92,9 @@ The generated dialogues (small talk, facts, numbers, arithmetic, "answer only wi
 
 ## Recipe
 
-${first ? `    npx tsx src/model/pretrain.ts ${flags(first.settings)} --out FIRST\n` : ""}\
-    npx tsx src/model/pretrain.ts ${flags(settings)} --out DIR
+${stages.map((settings, i) => `    npx tsx src/model/pretrain.ts ${flags(settings, i)} --out ${folderOf(i, stages.length)}`).join("\n")}
 
-${first ? "Second stage: " : ""}${count(facts.trainTokens)} training tokens from ${count(facts.textTokens)} tokens of text. AdamW (0.9, 0.95), global-norm clip 1, linear
+${stages.length > 1 ? `Stage ${stages.length}: ` : ""}${count(facts.trainTokens)} training tokens from ${count(facts.textTokens)} tokens of text. AdamW (0.9, 0.95), global-norm clip 1, linear
 warm-up, cosine decay to 0.
 
 ## Loss
@@ -115,17 +116,19 @@ ${PROMPTS.map((prompt, i) => `| ${cell(prompt)} | ${cell(reply(i))} |`).join("\n
 `;
 }
 
-/** Settings that a second stage takes over from the first. */
+/** Settings that a stage takes over from the one before. */
 const SHAPE_SETTINGS = ["vocab", "hidden", "layers", "heads", "kvHeads", "headSize", "mlp"];
 
-/** Settings as the flags of pretrain.ts: { rowLength: 128 } -> "--row-length 128". */
-function flags(settings: Readonly<Record<string, unknown>>): string {
-  const isSecondStage = typeof settings["init"] === "string";
+/** What the card calls the --out of stage `i`, counted from 0. */
+const folderOf = (i: number, stages: number): string => (i === stages - 1 ? "DIR" : `STAGE${i + 1}`);
+
+/** Settings of stage `i` as the flags of pretrain.ts: { rowLength: 128 } -> "--row-length 128". */
+function flags(settings: StageSettings, i: number): string {
   return Object.entries(settings)
-    .filter(([key, value]) => value !== null && !(isSecondStage && SHAPE_SETTINGS.includes(key)))
+    .filter(([key, value]) => value !== null && !(i > 0 && SHAPE_SETTINGS.includes(key)))
     .map(([key, value]) => {
       const flag = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-      return `--${flag} ${key === "corpora" ? "CORPORA" : key === "init" ? "FIRST" : String(value)}`;
+      return `--${flag} ${key === "corpora" ? "CORPORA" : key === "init" ? `STAGE${i}` : String(value)}`;
     })
     .join(" ");
 }

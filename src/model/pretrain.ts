@@ -9,28 +9,29 @@
  * AdamW with linear warm-up and a cosine decay to 0, global-norm clipping.
  *
  * In --out: the tokenizer, rows.bin (the packed ids), sources.json (where the text of all stages came from), init.json
- * (the settings of the stage before), metrics.jsonl, checkpoint/ (to resume) and in the end model/ with its model card.
+ * (the settings of the stages before), metrics.jsonl, checkpoint/ (to resume) and in the end model/ with its model card.
  */
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { adamw, type AdamW } from "../autograd/adamw.ts";
 import { backward, zeroGrad } from "../autograd/backward.ts";
 import { cosineSchedule } from "../autograd/schedule.ts";
 import { command, integer, NumericsError, number, requireNewDirectory, runMain, UsageError } from "../cli.ts";
+import { lockFolder } from "../folder_lock.ts";
 import { seededNormal } from "../random.ts";
 import { describeGpu, openGpu } from "../tensor/device.ts";
 import { scopeAsync } from "../tensor/memory.ts";
 import { read, readAll } from "../tensor/tensor.ts";
 import { loadChatModel } from "./chat_model.ts";
 import { copyTextFiles, loadGpt, saveGpt } from "./checkpoint.ts";
-import { FAMILIES, readJsonObject, type GptConfig } from "./config.ts";
+import { FAMILIES, type GptConfig } from "./config.ts";
 import { createGpt, disposeGpt, frozen, type Gpt } from "./gpt.ts";
-import { modelCard } from "./model_card.ts";
+import { modelCard, type StageSettings } from "./model_card.ts";
 import { parameterCount } from "./parameters.ts";
 import { batchAt, collectDialogues, packRows, writeTokenizer } from "./pretrain_data.ts";
-import { mergeSources, readEarlierStage, readSources, type EarlierStage } from "./pretrain_init.ts";
+import { mergeSources, readEarlierStage, readSources, readStages, type EarlierStage } from "./pretrain_init.ts";
 import { nextTokenLoss } from "./pretrain_loss.ts";
-import { loadSettings, loadTrainingState, saveTrainingState } from "./training_state.ts";
+import { loadTrainingState, saveTrainingState } from "./training_state.ts";
 
 /** Everything that determines the result; saved with each checkpoint. */
 export interface PretrainSettings {
@@ -124,8 +125,8 @@ async function main(): Promise<void> {
 interface Run {
   readonly directory: string;
   readonly settings: PretrainSettings;
-  /** Those of the run that this one continues, if any. */
-  readonly firstSettings: Readonly<Record<string, unknown>> | null;
+  /** Those of the runs that this one continues, the first one first. */
+  readonly earlierSettings: readonly StageSettings[];
   readonly model: Gpt;
   readonly optimizer: AdamW;
   readonly firstStep: number;
@@ -140,7 +141,7 @@ function startRun(flags: Flags): Run {
   const settings = settingsOf(flags, earlier);
   checkShape(settings);
   const { train: trainText, validation, sources } = collectDialogues(settings, (line) => console.error(line));
-  mkdirSync(directory, { recursive: true });
+  lockFolder(directory);
   if (settings.init === null) writeTokenizer(directory, trainText, settings.vocab, MAX_POSITIONS);
   else copyTextFiles(join(settings.init, "model"), directory);
   const trainRows = packRows(directory, trainText, settings.rowLength);
@@ -155,14 +156,14 @@ function startRun(flags: Flags): Run {
   const write = (name: string, content: object): void =>
     writeFileSync(join(directory, name), JSON.stringify(content, null, 1) + "\n");
   write("sources.json", mergeSources(earlier?.sources ?? [], sources));
-  if (earlier) write("init.json", earlier.settings);
+  if (earlier) write("init.json", earlier.stages);
   writeFileSync(join(directory, "rows.bin"), trainRows);
   writeFileSync(join(directory, "validation_rows.bin"), validationRows);
   const model = settings.init === null ? newModel(directory, settings) : loadGpt(join(settings.init, "model"));
   return {
     directory,
     settings,
-    firstSettings: earlier && { ...earlier.settings },
+    earlierSettings: earlier?.stages ?? [],
     model,
     optimizer: createOptimizer(model, settings),
     firstStep: 0,
@@ -232,6 +233,7 @@ function checkShape({ heads, kvHeads, headSize }: PretrainSettings): void {
 }
 
 function resumeRun(directory: string): Run {
+  if (existsSync(directory)) lockFolder(directory); // else the next line says so
   const { settings, step, model, restoreOptimizer } = loadTrainingState(join(directory, "checkpoint"));
   const readRows = (name: string): Uint16Array => {
     const bytes = readFileSync(join(directory, name));
@@ -243,19 +245,13 @@ function resumeRun(directory: string): Run {
   return {
     directory,
     settings,
-    firstSettings: settings.init === null ? null : firstSettingsOf(directory, settings.init),
+    earlierSettings: settings.init === null ? [] : readStages(directory),
     model,
     optimizer,
     firstStep: step,
     trainRows: readRows("rows.bin"),
     validationRows: readRows("validation_rows.bin"),
   };
-}
-
-/** From init.json, which runs of an earlier version do not have. */
-function firstSettingsOf(directory: string, init: string): Readonly<Record<string, unknown>> {
-  const path = join(directory, "init.json");
-  return existsSync(path) ? readJsonObject(path) : { ...loadSettings(join(init, "checkpoint")) };
 }
 
 function createOptimizer(model: Gpt, { weightDecay }: PretrainSettings): AdamW {
@@ -347,7 +343,7 @@ async function train(run: Run, flags: Flags): Promise<void> {
 
 /** The model card, from what the run has left in its folder. */
 async function describeModel(run: Run, target: string): Promise<string> {
-  const { directory, settings, firstSettings, trainRows, validationRows } = run;
+  const { directory, settings, earlierSettings, trainRows, validationRows } = run;
   const chat = loadChatModel(target);
   const records = readFileSync(join(directory, "metrics.jsonl"), "utf8")
     .trim()
@@ -355,8 +351,7 @@ async function describeModel(run: Run, target: string): Promise<string> {
     .map((line) => JSON.parse(line) as { step: number; eval_loss?: number });
   const evaluated = Math.min(VALIDATION_BATCHES * settings.batch, validationRows.length / settings.rowLength);
   const card = await modelCard(chat, {
-    settings: { ...settings },
-    first: firstSettings && { settings: firstSettings },
+    stages: [...earlierSettings, { ...settings }],
     parameters: parameterCount(chat.model.config),
     trainTokens: settings.steps * settings.batch * settings.rowLength,
     textTokens: trainRows.length,

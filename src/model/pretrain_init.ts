@@ -3,8 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadTokenizer } from "../data/tokenizer.ts";
 import { CheckpointError, readConfig, type GptConfig } from "./config.ts";
-import type { TextSource } from "./model_card.ts";
-import type { PretrainSettings } from "./pretrain.ts";
+import type { StageSettings, TextSource } from "./model_card.ts";
 import { loadSettings } from "./training_state.ts";
 
 /** Ids of the packed text have 16 bits. */
@@ -12,7 +11,8 @@ const MAX_VOCABULARY = 65536;
 
 export interface EarlierStage {
   readonly config: GptConfig;
-  readonly settings: PretrainSettings;
+  /** The settings of all stages so far, the first one first. */
+  readonly stages: readonly StageSettings[];
   readonly sources: readonly TextSource[];
 }
 
@@ -34,28 +34,43 @@ export function readEarlierStage(folder: string): EarlierStage {
         "Fix: start from a model with a smaller one",
     );
   }
-  return { config, settings: loadSettings(join(folder, "checkpoint")), sources: readSources(folder) };
+  const settings = loadSettings(join(folder, "checkpoint"));
+  const before = settings.init === null ? [] : readStages(folder);
+  return { config, stages: [...before, { ...settings }], sources: readSources(folder) };
+}
+
+/** The init.json of a run that continues others: their settings. @throws CheckpointError when it is not such a list. */
+export function readStages(folder: string): StageSettings[] {
+  return readList(folder, "init.json", "settings of earlier stages", isRecord);
 }
 
 /** The sources.json of a run. @throws CheckpointError when it is not such a list. */
 export function readSources(folder: string): TextSource[] {
-  const path = join(folder, "sources.json");
+  return readList(folder, "sources.json", "text sources", isSource);
+}
+
+function readList<T>(folder: string, name: string, what: string, isItem: (value: unknown) => value is T): T[] {
+  const path = join(folder, name);
   let list: unknown;
   try {
     list = JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
     throw new CheckpointError(`${path} cannot be read: ${(error as Error).message}`);
   }
-  if (!Array.isArray(list) || !list.every(isSource)) {
-    throw new CheckpointError(`${path} does not hold a list of text sources. Fix: restore it`);
+  if (!Array.isArray(list) || !list.every(isItem)) {
+    throw new CheckpointError(`${path} does not hold a list of ${what}. Fix: restore it`);
   }
   return list;
 }
 
+function isRecord(value: unknown): value is StageSettings {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
 function isSource(value: unknown): value is TextSource {
-  const fields = (value ?? {}) as Record<string, unknown>;
-  const isText = ["name", "license", "source"].every((key) => typeof fields[key] === "string");
-  return isText && typeof fields["dialogues"] === "number";
+  if (!isRecord(value)) return false;
+  const isText = ["name", "license", "source"].every((key) => typeof value[key] === "string");
+  return isText && typeof value["dialogues"] === "number";
 }
 
 /** The sources of this stage and of all before it: what a model was made from stays named. */

@@ -11,7 +11,8 @@ import { adamw } from "../../src/autograd/adamw.ts";
 import {
   exactJson, findRunCheckpoint, openRunCheckpoint, saveRunCheckpoint, cutLogs,
 } from "../../src/grpo/run_checkpoint.ts";
-import { checkpointsOf, lockRun } from "../../src/grpo/run_directory.ts";
+import { lockFolder } from "../../src/folder_lock.ts";
+import { checkpointsOf } from "../../src/grpo/run_directory.ts";
 import { loadGpt } from "../../src/model/checkpoint.ts";
 import { CheckpointError } from "../../src/model/config.ts";
 import { createGpt, disposeGpt, type Gpt } from "../../src/model/gpt.ts";
@@ -426,24 +427,24 @@ describe("the lock", () => {
   /** The name of the lock that a process of this machine would leave. */
   let lockOf: (pid: number) => string;
   beforeEach(() => {
-    const release = lockRun(run);
+    const release = lockFolder(run);
     const [own] = hiddenIn(run);
     release();
     lockOf = (pid) => own!.replace(`-${process.pid}-`, `-${pid}-`);
   });
 
   test("keeps this process and others out, and goes when it is released", () => {
-    const release = lockRun(run);
-    expect(() => lockRun(run)).toThrow(`${run} is in use by this process already`);
+    const release = lockFolder(run);
+    expect(() => lockFolder(run)).toThrow(`${run} is in use by this process already`);
     release();
     expect(hiddenIn(run)).toEqual([]);
-    lockRun(run)();
+    lockFolder(run)();
   });
 
   test("of a process that is alive, or on another machine", () => {
     for (const other of [lockOf(process.ppid), ".lock-1-elsewhere"]) {
       writeFileSync(join(run, other), "");
-      expect(() => lockRun(run)).toThrow(/is in use by process \d+ on .*\. Fix: let it end, or .* remove .*\.lock-/);
+      expect(() => lockFolder(run)).toThrow(/is in use by process \d+ on .*\. Fix: let it end, or .* remove .*\.lock-/);
       expect(hiddenIn(run)).toEqual([other]);
       rmSync(join(run, other));
     }
@@ -452,7 +453,7 @@ describe("the lock", () => {
   test("of a dead process is taken over, also when its number is now this process's", () => {
     writeFileSync(join(run, lockOf(deadPid)), "");
     writeFileSync(join(run, lockOf(process.pid)), "");
-    const release = lockRun(run);
+    const release = lockFolder(run);
     expect(hiddenIn(run)).toEqual([lockOf(process.pid)]);
     release();
     expect(hiddenIn(run)).toEqual([]);
@@ -467,9 +468,9 @@ describe("the lock", () => {
   });
 
   test("goes when the process exits", () => {
-    const module = new URL("../../src/grpo/run_directory.ts", import.meta.url).href;
+    const module = new URL("../../src/folder_lock.ts", import.meta.url).href;
     const [from, folder] = [module, run].map((text) => JSON.stringify(text));
-    const script = `import { lockRun } from ${from}; lockRun(${folder}); process.exit(7);`;
+    const script = `import { lockFolder } from ${from}; lockFolder(${folder}); process.exit(7);`;
     const { status } = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script]);
     expect(status).toBe(7);
     expect(readdirSync(run)).toEqual([]);

@@ -14,7 +14,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, expect, test } from "vitest";
 import { findRunCheckpoint, cutLogs } from "../../src/grpo/run_checkpoint.ts";
-import { checkpointsOf, lockRun } from "../../src/grpo/run_directory.ts";
+import { lockFolder } from "../../src/folder_lock.ts";
+import { checkpointsOf } from "../../src/grpo/run_directory.ts";
 import { hasTensorsOf, loggedSteps, logStep, madeUpState, saveMadeUp } from "../support/made_up_run.ts";
 
 const KILLS = Number(process.env["RUN_KILLS"] ?? 10);
@@ -144,7 +145,7 @@ test(`killed ${KILLS} times`, { timeout: 20_000 + 4_000 * KILLS }, async () => {
     expect(checkpoint.state).toEqual(madeUpState(trainStep));
     expect(hasTensorsOf(checkpoint.directory, trainStep)).toBe(true);
 
-    const release = lockRun(run); // the dead process's does not count
+    const release = lockFolder(run); // the dead process's does not count
     cutLogs(run, checkpoint.logs);
     expect(loggedSteps(run)).toEqual(Array.from({ length: trainStep }, (_, i) => i + 1));
     await saveMadeUp(run, checkpoint.state, { keepLast: 2 });

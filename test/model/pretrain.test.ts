@@ -92,13 +92,13 @@ describe("a short run", () => {
     expect(resultsOf(second)["model/config.json"]).toBe(resultsOf(out)["model/config.json"]);
     expect(metricsOf(second)[0]!.loss).toBeLessThan(metricsOf(out)[0]!.loss! - 0.1);
     const card = readFileSync(join(second, "model", "README.md"), "utf8");
-    expect(card).toMatch(/--hidden 16 .*--out FIRST\n.*--init FIRST (?!.*--hidden).*--out DIR/);
+    expect(card).toMatch(/--hidden 16 .*--out STAGE1\n.*--init STAGE1 (?!.*--hidden).*--out DIR\n\nStage 2: /);
     const mixed = await runEntry("model/pretrain", ["--init", out, "--out", join(root, "mixed"), "--hidden", "8"]);
     expect(mixed.code).toBe(2);
     expect(mixed.stderr).toContain("--init brings the model's shape with it: drop the flag for hidden");
   });
 
-  test("the card of a third stage names the texts of all, and needs no earlier folder at its end", async () => {
+  test("the card of a third stage names the texts and flags of all, and needs no earlier folder at its end", async () => {
     const own = { license: "CC BY 4.0", source: "https://example.org", dialogues: 7 };
     const [first, second, third] = ["chain1", "chain2", "chain3"].map((name) => join(root, name)) as [string, string, string];
     cpSync(out, first, { recursive: true });
@@ -106,13 +106,30 @@ describe("a short run", () => {
     writeFileSync(join(first, "sources.json"), JSON.stringify([...sources, { name: "stories", ...own }]));
     const flags = "--generated 100 --row-length 32 --batch 4 --warmup 0 --steps 2".split(" ");
     await pretrain(["--init", first, "--out", second, ...flags]);
-    await pretrain(["--init", second, "--out", third, ...flags, "--stop-at", "1"]);
+    await pretrain(["--init", second, "--out", third, ...flags, "--seed", "9", "--stop-at", "1"]);
     expect(readFileSync(join(third, "sources.json"), "utf8")).toContain("CC BY 4.0");
     [first, second].forEach((folder) => rmSync(folder, { recursive: true }));
     await pretrain(["--resume", third]);
     const card = readFileSync(join(third, "model", "README.md"), "utf8");
     expect(card).toContain("| stories | 7 + 0 | CC BY 4.0 | https://example.org |");
     expect(card).toMatch(/\| generated dialogues \| 200 \+ 100 \| MIT \|/);
+    const recipes = card.split("\n").filter((line) => line.includes("pretrain.ts"));
+    expect(recipes).toEqual([
+      expect.stringMatching(/--steps 6 .*--seed 1 --out STAGE1$/),
+      expect.stringMatching(/--init STAGE1 .*--steps 2 .*--seed 1 --out STAGE2$/),
+      expect.stringMatching(/--init STAGE2 .*--steps 2 .*--seed 9 --out DIR$/),
+    ]);
+  });
+
+  test("a run that another process works on is not resumed", async () => {
+    const taken = join(root, "taken");
+    cpSync(out, taken, { recursive: true });
+    writeFileSync(join(taken, ".lock-1-elsewhere"), "");
+    const { code, errors } = await runEntry("model/pretrain", ["--resume", taken]);
+    expect([code, errors]).toEqual([2, [expect.stringMatching(/in use by process 1 on elsewhere\. Fix: let it end/)]]);
+    const missing = await runEntry("model/pretrain", ["--resume", join(root, "missing")]);
+    expect([missing.code, missing.errors]).toEqual([3, [expect.stringMatching(/holds no checkpoint to resume/)]]);
+    expect(existsSync(join(root, "missing"))).toBe(false);
   });
 
   test.each<[string, (folder: string) => void, RegExp]>([

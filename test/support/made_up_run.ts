@@ -7,7 +7,8 @@ import { appendFileSync, mkdirSync, readFileSync, statSync, writeFileSync } from
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { findRunCheckpoint, saveRunFiles, cutLogs } from "../../src/grpo/run_checkpoint.ts";
-import { checkpointsOf, lockRun } from "../../src/grpo/run_directory.ts";
+import { lockFolder } from "../../src/folder_lock.ts";
+import { checkpointsOf } from "../../src/grpo/run_directory.ts";
 import { START, type RunState } from "../../src/grpo/run_state.ts";
 import type { Experience } from "../../src/grpo/rollout.ts";
 
@@ -68,7 +69,7 @@ export function loggedSteps(run: string): number[] {
 }
 
 async function runUntilKilled(run: string): Promise<never> {
-  lockRun(run);
+  lockFolder(run);
   let step = 0;
   if (checkpointsOf(run).length > 0) {
     const { checkpoint } = await findRunCheckpoint(run, "");
