@@ -12,7 +12,6 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
-  readdirSync,
   renameSync,
   rmSync,
   statSync,
@@ -22,6 +21,7 @@ import { basename, dirname, join } from "node:path";
 import { streamSafetensors } from "../data/safetensors.ts";
 import { quote } from "../data/safetensors_header.ts";
 import { openWeights, type WeightFiles } from "../data/safetensors_index.ts";
+import { isAlive, namesIn } from "../folder_lock.ts";
 import { read } from "../tensor/tensor.ts";
 import { CheckpointError, configToHub, readConfig, readJsonObject, type GptConfig } from "./config.ts";
 import { createGpt, type CreateOptions, type Gpt } from "./gpt.ts";
@@ -107,7 +107,8 @@ export async function replaceDirectory(
 
 /**
  * An empty directory under a temporary name: `commit` puts it in place of the old one, `discard` leaves the old one as
- * it was. A process killed between the two renames leaves the old one as .old-PID: see `restoreDirectory`.
+ * it was. A process killed between the two renames leaves the old one as .old-PID: see `restoreDirectory`. What killed
+ * processes left is removed by the next `commit`.
  */
 function stageDirectory(directory: string): { temporary: string; commit: () => void; discard: () => void } {
   const temporary = `${directory}.tmp-${process.pid}`;
@@ -120,6 +121,9 @@ function stageDirectory(directory: string): { temporary: string; commit: () => v
       if (existsSync(directory)) renameSync(directory, previous);
       renameSync(temporary, directory);
       rmSync(previous, { recursive: true, force: true });
+      for (const { path, pid } of leftoversOf(directory)) {
+        if (!isAlive(pid)) rmSync(path, { recursive: true, force: true });
+      }
       syncDirectory(dirname(directory));
     },
     discard: () => {
@@ -131,14 +135,20 @@ function stageDirectory(directory: string): { temporary: string; commit: () => v
 
 /** Where a directory is missing because its replacement was killed halfway, the old one gets its name back. */
 export function restoreDirectory(directory: string): void {
-  const parent = dirname(directory);
-  if (existsSync(directory) || !existsSync(parent)) return;
-  const isOld = (name: string): boolean =>
-    name.startsWith(`${basename(directory)}.old-`) && /\.old-\d+$/.test(name);
+  if (existsSync(directory)) return;
   const age = (path: string): number => statSync(path).mtimeMs;
-  const left = readdirSync(parent).filter(isOld).map((name) => join(parent, name));
+  const left = leftoversOf(directory).filter(({ kind }) => kind === "old").map(({ path }) => path);
   const newest = left.sort((a, b) => age(b) - age(a))[0];
   if (newest !== undefined) renameSync(newest, directory);
+}
+
+/** What processes that replace, or replaced, a directory have beside it. */
+function leftoversOf(directory: string): { path: string; kind: string; pid: number }[] {
+  const [parent, name] = [dirname(directory), basename(directory)];
+  return namesIn(parent).flatMap((other) => {
+    const [, of, kind, pid] = /^(.+)\.(tmp|old)-(\d+)$/.exec(other) ?? [];
+    return of === name ? [{ path: join(parent, other), kind: kind!, pid: Number(pid) }] : [];
+  });
 }
 
 /** Makes renames in a directory durable. Windows cannot open a directory and does not need it. */

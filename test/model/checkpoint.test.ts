@@ -1,4 +1,5 @@
 /** Model directories: what is written is what is read, and what is wrong with one is said in one line. */
+import { spawnSync } from "node:child_process";
 import {
   cpSync,
   existsSync,
@@ -263,5 +264,15 @@ describe("a save that fails", () => {
     await replaceDirectory(directory, (target) => writeFileSync(join(target, "only"), ""));
     expect(readdirSync(directory)).toEqual(["only"]);
     expect(existsSync(stale)).toBe(false);
+  });
+
+  test("the next save removes what killed processes left, and nothing of those that are alive or of others", async () => {
+    const deadPid = spawnSync(process.execPath, ["--version"]).pid;
+    const left = ["tmp", "old"].map((kind) => `${directory}.${kind}-${deadPid}`);
+    const kept = [`${directory}.tmp-${process.ppid}`, `${directory}2.tmp-${deadPid}`, `${directory}.tmp-${deadPid}x`];
+    for (const path of [...left, ...kept]) mkdirSync(path);
+    await replaceDirectory(directory, (target) => writeFileSync(join(target, "only"), ""));
+    expect([...left, ...kept].filter(existsSync)).toEqual(kept);
+    kept.forEach((path) => rmSync(path, { recursive: true }));
   });
 });
