@@ -21,9 +21,7 @@ const problems: string[] = [];
 const limits = [
   ["maxBufferSize", "bytes"],
   ["maxStorageBufferBindingSize", "bytes"],
-  ["maxStorageBuffersPerShaderStage", ""],
   ["maxComputeWorkgroupStorageSize", "bytes"],
-  ["maxComputeInvocationsPerWorkgroup", "threads"],
   ["maxComputeWorkgroupsPerDimension", "workgroups"],
   ["minStorageBufferOffsetAlignment", "bytes"],
 ] as const;

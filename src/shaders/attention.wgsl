@@ -15,7 +15,7 @@
 //
 //   q, y, dy, dq [batch, queries, heads, HEAD_SIZE]      k, v, dk, dv [batch, keys, kvHeads, HEAD_SIZE], or
 //   logSumExp, delta [batch, heads, queries]             [batch, kvHeads, keys, HEAD_SIZE] as a cache has them
-//   keyEnd [batch, keys]      queryStart [batch]
+//   visibility: keyEnd [batch, keys], then queryStart [batch], as far as they are given
 //
 // A row (the HEAD_SIZE elements of one head) is VECTORS vec4f; rows are addressed in vec4f.
 //
@@ -51,7 +51,7 @@ struct Params {
   keyStride: u32,  // from a key to the next of its head, in vec4f
   headStride: u32, // from a key to that of the next head
   keyRule: u32,    // what keyEnd holds: NOTHING, MASK or ENDS
-  hasQueryStart: u32,
+  firstStart: u32, // where queryStart begins in `visibility`; NEVER: all rows start at 0
   scale: f32,
 }
 
@@ -59,16 +59,17 @@ struct Params {
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;
 @group(0) @binding(2) var<storage, read> k: array<vec4f>;
 @group(0) @binding(3) var<storage, read> v: array<vec4f>;
-@group(0) @binding(4) var<storage, read> keyEnd: array<u32>;
-@group(0) @binding(5) var<storage, read> queryStart: array<u32>;
-@group(0) @binding(6) var<storage, read> dy: array<vec4f>;
-@group(0) @binding(7) var<storage, read_write> logSumExp: array<f32>;
-@group(0) @binding(8) var<storage, read_write> y: array<vec4f>;
-@group(0) @binding(9) var<storage, read_write> delta: array<f32>; // written by backwardQuery for backwardKey
-@group(0) @binding(10) var<storage, read_write> dq: array<vec4f>;
-@group(0) @binding(11) var<storage, read_write> dk: array<vec4f>;
-@group(0) @binding(12) var<storage, read_write> dv: array<vec4f>;
-@group(0) @binding(13) var<storage, read> savedY: array<vec4f>; // y, as backwardQuery reads it
+@group(0) @binding(4) var<storage, read> visibility: array<u32>;
+@group(0) @binding(5) var<storage, read_write> logSumExp: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(7) var<storage, read> savedY: array<vec4f>;
+@group(0) @binding(8) var<storage, read> savedLogSumExp: array<f32>;
+@group(0) @binding(9) var<storage, read> dy: array<vec4f>;
+@group(0) @binding(10) var<storage, read_write> rowStats: array<vec2f>; // L and delta of each row, by `rowStatistics`
+@group(0) @binding(11) var<storage, read> savedRowStats: array<vec2f>;
+@group(0) @binding(12) var<storage, read_write> dq: array<vec4f>;
+@group(0) @binding(13) var<storage, read_write> dk: array<vec4f>;
+@group(0) @binding(14) var<storage, read_write> dv: array<vec4f>;
 
 const HEAD_SIZE: u32 = 32u; // a multiple of 4
 const VECTORS: u32 = HEAD_SIZE / 4u;
@@ -78,7 +79,7 @@ const FIRST_MAXIMUM: f32 = -1e30;  // below any real score, far above LOWEST
 const NOTHING: u32 = 0u;
 const MASK: u32 = 1u;
 const ENDS: u32 = 2u;
-const NEVER: u32 = 0xffffffffu; // the end of a key that all later queries see
+const NEVER: u32 = 0xffffffffu; // the end of a key that all later queries see; also: nowhere
 
 alias Row = array<vec4f, VECTORS>;
 
@@ -108,10 +109,10 @@ fn blockOf(group: u32, rows: u32) -> Block {
 
 // Position of the first query of batch row b among the keys.
 fn startOf(b: u32) -> u32 {
-  if (params.hasQueryStart == 0u) {
+  if (params.firstStart == NEVER) {
     return 0u;
   }
-  return queryStart[b];
+  return visibility[params.firstStart + b];
 }
 
 // One past the last position that sees key j; 0 for padding.
@@ -119,7 +120,7 @@ fn endOf(b: u32, j: u32) -> u32 {
   if (params.keyRule == NOTHING) {
     return NEVER;
   }
-  let end = keyEnd[b * params.keys + j];
+  let end = visibility[b * params.keys + j];
   return select(end, NEVER, params.keyRule == MASK && end != 0u);
 }
 
@@ -164,7 +165,7 @@ fn queryEnd(block: Block) -> u32 {
 // The (query, head) pair of a lane. Heads of a group are neighbours, so that decoding (one query) fills several lanes.
 struct Query {
   offset: u32,   // of its row in q, y, dy, dq
-  index: u32,    // of its entry in logSumExp, delta
+  index: u32,    // of its entry in logSumExp, rowStats
   position: u32, // among the keys
 }
 
@@ -230,6 +231,27 @@ fn forward(
   }
 }
 
+// L and delta of each row of y, a row per lane: what the two kernels that follow share.
+@compute @workgroup_size(WORKGROUP)
+fn rowStatistics(
+  @builtin(workgroup_id) workgroupId: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let row = (workgroupId.x + workgroupId.y * grid.x) * WORKGROUP + lane;
+  let heads = params.kvHeads * params.groupHeads;
+  if (row >= params.batch * params.queries * heads) {
+    return;
+  }
+  var delta = 0.0;
+  for (var c = 0u; c < VECTORS; c++) {
+    delta += dot(dy[row * VECTORS + c], savedY[row * VECTORS + c]);
+  }
+  let query = row / heads;
+  let index = (query / params.queries * heads + row % heads) * params.queries + query % params.queries;
+  rowStats[index] = vec2f(savedLogSumExp[index], delta);
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn backwardQuery(
   @builtin(workgroup_id) workgroupId: vec3u,
@@ -243,13 +265,8 @@ fn backwardQuery(
   let own = queryOf(block, lane);
   var query = loadOwn(&q, own.offset, block, lane);
   var dOutput = loadOwn(&dy, own.offset, block, lane);
-  var output = loadOwn(&savedY, own.offset, block, lane);
   var dQuery: Row;
-  var ownDelta = 0.0;
-  for (var c = 0u; c < VECTORS; c++) {
-    ownDelta += dot(dOutput[c], output[c]);
-  }
-  let ownLogSumExp = logSumExp[own.index];
+  let stats = savedRowStats[own.index];
   var keys = keyStream(block);
   for (var n = nextKey(block, 0u, keys); n < keys.count; n = nextKey(block, n + 1u, keys)) {
     stage(&k, &v, &keys, n, lane);
@@ -262,7 +279,7 @@ fn backwardQuery(
       dP += dot(dOutput[c], value[c]);
     }
     let seen = sees(own.position, n, endOf(block.b, n));
-    let ds = select(0.0, exp(s * params.scale - ownLogSumExp) * (dP - ownDelta), seen);
+    let ds = select(0.0, exp(s * params.scale - stats.x) * (dP - stats.y), seen);
     for (var c = 0u; c < VECTORS; c++) {
       dQuery[c] += ds * key[c];
     }
@@ -271,9 +288,6 @@ fn backwardQuery(
     dQuery[c] *= params.scale;
   }
   storeOwn(&dq, own.offset, dQuery, block, lane);
-  if (block.first + lane < block.end) {
-    delta[own.index] = ownDelta;
-  }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -314,8 +328,9 @@ fn backwardKey(
         dP += dot(value[c], dOutput[c]);
       }
       let seen = sees(start + firstQuery + n, j, end);
-      let p = select(0.0, exp(s * params.scale - logSumExp[index + n]), seen);
-      let ds = select(0.0, p * (dP - delta[index + n]), seen);
+      let stats = savedRowStats[index + n];
+      let p = select(0.0, exp(s * params.scale - stats.x), seen);
+      let ds = select(0.0, p * (dP - stats.y), seen);
       for (var c = 0u; c < VECTORS; c++) {
         dKey[c] += ds * query[c];
         dValue[c] += p * dOutput[c];

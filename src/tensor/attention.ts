@@ -7,11 +7,11 @@
  */
 import { gpu } from "./device.ts";
 import { kernel, launch, type Kernel } from "./kernel.ts";
-import { slice, sliceBackward } from "./layout.ts";
+import { concat, slice, sliceBackward } from "./layout.ts";
 import { scope } from "./memory.ts";
 import { expectShape } from "./rows.ts";
 import { ShapeError, sameShape, show } from "./shape.ts";
-import { empty, type Tensor } from "./tensor.ts";
+import { empty, reshape, type Tensor } from "./tensor.ts";
 
 export interface AttentionOptions {
   /** Factor on q·k. Default 1 / sqrt(D). */
@@ -35,22 +35,26 @@ export interface AttentionOptions {
 export type Sharing = "subgroup" | "workgroup";
 
 const WORKGROUP_LANES = 32; // of "workgroup"; with "subgroup" it is the adapter's subgroup size
-/** Values of the shader's `keyRule`: what its buffer keyEnd holds. Ends and mask share a buffer: bindings are few. */
+/** Values of the shader's `keyRule`: what keyEnd holds. */
 const KEY_RULES = { nothing: 0, mask: 1, ends: 2 } as const;
+const NEVER = 0xffffffff;
 const MAX_HEAD_SIZE = 256; // a lane keeps four rows in registers
 
 const PARAMS = [
-  "batch", "queries", "keys", "kvHeads", "groupHeads", "keyStride", "headStride", "keyRule", "hasQueryStart", "scale",
+  "batch", "queries", "keys", "kvHeads", "groupHeads", "keyStride", "headStride", "keyRule", "firstStart", "scale",
 ] as const;
-const INPUTS = ["q", "k", "v", "keyEnd", "queryStart"] as const;
+// At most the 8 buffers that every adapter binds.
+const INPUTS = ["q", "k", "v", "visibility"] as const;
 const FORWARD = [...INPUTS, "y", "logSumExp"] as const;
-const BACKWARD_QUERY = [...INPUTS, "savedY", "logSumExp", "dy", "delta", "dq"] as const;
-const BACKWARD_KEY = [...INPUTS, "logSumExp", "dy", "delta", "dk", "dv"] as const;
+const ROW_STATISTICS = ["savedY", "savedLogSumExp", "dy", "rowStats"] as const;
+const BACKWARD_QUERY = [...INPUTS, "savedRowStats", "dy", "dq"] as const;
+const BACKWARD_KEY = [...INPUTS, "savedRowStats", "dy", "dk", "dv"] as const;
 
 type Params = (typeof PARAMS)[number];
 
 interface AttentionKernels {
   readonly forward: Kernel<(typeof FORWARD)[number], Params>;
+  readonly rowStatistics: Kernel<(typeof ROW_STATISTICS)[number], Params>;
   readonly backwardQuery: Kernel<(typeof BACKWARD_QUERY)[number], Params>;
   readonly backwardKey: Kernel<(typeof BACKWARD_KEY)[number], Params>;
 }
@@ -58,6 +62,7 @@ interface AttentionKernels {
 function declare(shader: string): AttentionKernels {
   return {
     forward: kernel({ shader, entry: "forward", buffers: FORWARD, params: PARAMS }),
+    rowStatistics: kernel({ shader, entry: "rowStatistics", buffers: ROW_STATISTICS, params: PARAMS }),
     backwardQuery: kernel({ shader, entry: "backwardQuery", buffers: BACKWARD_QUERY, params: PARAMS }),
     backwardKey: kernel({ shader, entry: "backwardKey", buffers: BACKWARD_KEY, params: PARAMS }),
   };
@@ -130,10 +135,12 @@ export function attentionBackward(
     expectShape("attentionBackward", "y", y, q.shape);
     expectShape("attentionBackward", "logSumExp", logSumExp, call.statsShape);
     const [dq, dk, dv] = [empty(call.inputs.q.shape), empty(call.inputs.k.shape), empty(call.inputs.k.shape)];
-    const buffers = { ...call.inputs, logSumExp, dy: pad(dy), delta: empty(call.statsShape) };
-    const { backwardQuery, backwardKey } = call.kernels;
-    // The first kernel also writes delta = rowsum(dy y), which the second one reads.
-    launch(backwardQuery, { ...buffers, savedY: pad(y), dq }, call.params, call.queryGroups, call.constants);
+    const { rowStatistics, backwardQuery, backwardKey } = call.kernels;
+    const [paddedDy, rowStats] = [pad(dy), empty([...call.statsShape, 2])];
+    const rows = { savedY: pad(y), savedLogSumExp: logSumExp, dy: paddedDy, rowStats };
+    launch(rowStatistics, rows, call.params, call.rowGroups, call.constants);
+    const buffers = { ...call.inputs, savedRowStats: rowStats, dy: paddedDy };
+    launch(backwardQuery, { ...buffers, dq }, call.params, call.queryGroups, call.constants);
     launch(backwardKey, { ...buffers, dk, dv }, call.params, call.keyGroups, call.constants);
     return { dq: unpad(dq, q), dk: unpad(dk, k), dv: unpad(dv, v) };
   });
@@ -167,23 +174,26 @@ function prepare(op: string, q: Tensor, k: Tensor, v: Tensor, options: Attention
   const groupsFor = (rows: number): number => batch * kvHeads * Math.ceil(rows / lanes);
   const padded = pad(q);
   const vectors = padded.shape[3]! / 4;
-  // An absent option still needs a buffer of ids to bind; its flag keeps the shader from reading it.
+  const ends = keyEnd ?? keyMask;
+  const given = [ends, queryStart].filter((x) => x !== undefined).map((x) => reshape(x, [-1]));
+  // Without any, a buffer must still be bound; the parameters keep the shader from reading it.
   const unread: Tensor = { ...padded, dtype: "u32" };
   return {
     sharing: chosen,
     kernels: kernels[chosen],
-    inputs: { q: padded, k: pad(k), v: pad(v), keyEnd: keyEnd ?? keyMask ?? unread, queryStart: queryStart ?? unread },
+    inputs: { q: padded, k: pad(k), v: pad(v), visibility: given.length > 1 ? concat(given, 0) : (given[0] ?? unread) },
     params: {
       batch, queries, keys, kvHeads, groupHeads,
       keyStride: headsFirst ? vectors : kvHeads * vectors,
       headStride: headsFirst ? keys * vectors : vectors,
       keyRule: keyEnd ? KEY_RULES.ends : keyMask ? KEY_RULES.mask : KEY_RULES.nothing,
-      hasQueryStart: queryStart ? 1 : 0,
+      firstStart: queryStart ? (ends ? batch * keys : 0) : NEVER,
       scale: scale ?? 1 / Math.sqrt(headSize),
     },
     constants: { HEAD_SIZE: padded.shape[3]!, WORKGROUP: lanes },
     queryGroups: groupsFor(queries * groupHeads),
     keyGroups: groupsFor(keys),
+    rowGroups: Math.ceil((batch * queries * heads) / lanes),
     statsShape: [batch, heads, queries],
   };
 }

@@ -174,12 +174,6 @@ function createPipeline(kernel: Kernel<string, string>, label: string, constants
     ...kernel.params.filter((name) => !shape.params.some((param) => param.name === name)),
   ];
   if (missing.length > 0) throw new GpuError(`${kernel.shader}.wgsl declares no ${missing.join(", ")}`);
-  const { maxStorageBuffersPerShaderStage: maxBuffers } = device.limits;
-  if (kernel.buffers.length > maxBuffers) {
-    throw new GpuError(
-      `${kernel.shader}.${kernel.entry} needs ${kernel.buffers.length} buffers, this adapter binds ${maxBuffers}`,
-    );
-  }
   if (shape.params.length * 4 > PARAM_BYTES)
     throw new GpuError(`${kernel.shader}.wgsl: Params exceeds ${PARAM_BYTES} bytes`);
 

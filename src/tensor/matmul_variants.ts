@@ -153,7 +153,7 @@ export function chooseTilesPerGroup(variant: MatmulVariant, down: number, across
 /** All kernels that this adapter can run. */
 export function runnableVariants(): MatmulVariant[] {
   const all = Object.keys(variants) as MatmulVariant[];
-  return gpu().subgroupSize === 8 ? all : all.filter((name) => variants[name].kernel !== subgroupKernel);
+  return gpu().software && gpu().subgroupSize === 8 ? all : all.filter((name) => variants[name].kernel !== subgroupKernel);
 }
 
 /**
