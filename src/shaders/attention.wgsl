@@ -34,8 +34,8 @@
 //   fetchFirst(&a, stream, n, lane)           row n of a, for every lane
 //   fetchSecond(&b, stream, n, lane)          row n of b, for every lane
 //
-// A single query per batch row (decoding) does not fill lanes that own rows. On a software driver it has an entry point
-// of its own, `forwardOneQuery` in attention_subgroup.wgsl.
+// A single query per batch row (decoding) does not fill lanes that own rows. It has an entry point of its own in each of
+// the two files, `forwardOneQuery`, where lanes share the row.
 //
 // Safety: scores are shifted by their running maximum (forward) or by L (backward), so no exponential exceeds 1. A
 // hidden key has the score LOWEST, far below any maximum, so that its exponential is exactly 0; infinities never

@@ -35,6 +35,12 @@ export interface AttentionOptions {
 export type Sharing = "subgroup" | "workgroup";
 
 const WORKGROUP_LANES = 32; // of "workgroup"; with "subgroup" it is the adapter's subgroup size
+const ONE_QUERY_LANES = 64; // of "workgroup": as many as the largest head has vectors
+/**
+ * Query heads to a key-value head up to which `forwardOneQuery` is used with "subgroup": a lane keeps a part of each
+ * one's row.
+ */
+const MAX_GROUP_HEADS = 8;
 /** Values of the shader's `keyRule`: what keyEnd holds. */
 const KEY_RULES = { nothing: 0, mask: 1, ends: 2 } as const;
 const NEVER = 0xffffffff;
@@ -54,6 +60,7 @@ type Params = (typeof PARAMS)[number];
 
 interface AttentionKernels {
   readonly forward: Kernel<(typeof FORWARD)[number], Params>;
+  readonly forwardOneQuery: Kernel<(typeof FORWARD)[number], Params>;
   readonly rowStatistics: Kernel<(typeof ROW_STATISTICS)[number], Params>;
   readonly backwardQuery: Kernel<(typeof BACKWARD_QUERY)[number], Params>;
   readonly backwardKey: Kernel<(typeof BACKWARD_KEY)[number], Params>;
@@ -62,6 +69,7 @@ interface AttentionKernels {
 function declare(shader: string): AttentionKernels {
   return {
     forward: kernel({ shader, entry: "forward", buffers: FORWARD, params: PARAMS }),
+    forwardOneQuery: kernel({ shader, entry: "forwardOneQuery", buffers: FORWARD, params: PARAMS }),
     rowStatistics: kernel({ shader, entry: "rowStatistics", buffers: ROW_STATISTICS, params: PARAMS }),
     backwardQuery: kernel({ shader, entry: "backwardQuery", buffers: BACKWARD_QUERY, params: PARAMS }),
     backwardKey: kernel({ shader, entry: "backwardKey", buffers: BACKWARD_KEY, params: PARAMS }),
@@ -72,11 +80,6 @@ const kernels: Readonly<Record<Sharing, AttentionKernels>> = {
   subgroup: declare("attention_subgroup"),
   workgroup: declare("attention_workgroup"),
 };
-const forwardOneQuery = kernel({
-  shader: "attention_subgroup", entry: "forwardOneQuery", buffers: FORWARD, params: PARAMS,
-});
-/** Query heads to a key-value head up to which `forwardOneQuery` is used: a lane keeps a part of each one's row. */
-const MAX_GROUP_HEADS = 8;
 
 /**
  * y = softmax(scale q kᵀ) v over the keys each query sees: query i of row b, at position queryStart[b] + i, sees key j
@@ -99,11 +102,15 @@ export function attention(
     const logSumExp = empty(call.statsShape);
     const buffers = { ...call.inputs, y, logSumExp };
     const { batch, queries, kvHeads, groupHeads } = call.params;
-    if (call.sharing === "subgroup" && queries === 1 && groupHeads <= MAX_GROUP_HEADS) {
+    const { forward, forwardOneQuery } = call.kernels;
+    if (queries === 1 && call.sharing === "workgroup") {
+      const constants = { ...call.constants, WORKGROUP: ONE_QUERY_LANES };
+      launch(forwardOneQuery, buffers, call.params, batch * kvHeads * groupHeads, constants);
+    } else if (queries === 1 && groupHeads <= MAX_GROUP_HEADS) {
       const constants = { ...call.constants, GROUP_HEADS: groupHeads };
       launch(forwardOneQuery, buffers, call.params, batch * kvHeads, constants);
     } else {
-      launch(call.kernels.forward, buffers, call.params, call.queryGroups, call.constants);
+      launch(forward, buffers, call.params, call.queryGroups, call.constants);
     }
     return { y: unpad(y, q), logSumExp };
   });

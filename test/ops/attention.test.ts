@@ -226,7 +226,7 @@ describe.each(SHARINGS)("attention, rows shared by %s", (sharing) => {
     await check("decoding", size, { queryStart: [0, 7, 17] });
   });
 
-  // On the software driver a kernel of its own, with a part of a row in each lane: head sizes around 8 lanes of 4.
+  // A kernel of its own, with a part of a row in each lane: head sizes around 8 lanes of 4.
   const oneQuery: Size[] = [[1, 1, 4], [3, 1, 12], [2, 2, 36], [8, 1, 8], [9, 1, 8], [4, 2, 64], [5, 5, 7]].map(
     ([heads, kvHeads, headSize]) => ({
       batch: 3, queries: 1, keys: 21, heads: heads!, kvHeads: kvHeads!, headSize: headSize!,
@@ -264,6 +264,19 @@ describe.each(SHARINGS)("attention, rows shared by %s", (sharing) => {
     const back = swapped.map((data) =>
       Float32Array.from(transpose(array64(swappedK.shape, data), 1, 2).data));
     expect([y, logSumExp, dq, ...back]).toEqual(expected);
+  });
+
+  test.each([24, 100])("one query behind %i keys and more, in all heads", async (start) => {
+    const inputs = randomInputs({ batch: 2, queries: 1, keys: 200, heads: 4, kvHeads: 2, headSize: 12 });
+    const keyMask = Array.from({ length: 400 }, (_, i) => (i % 7 === 3 ? 0 : 1));
+    const visibility = { queryStart: [start, 199], keyMask };
+    const [y, logSumExp] = await run(inputs, visibility);
+    expectClose("one query", y!, reference(inputs, visibility).data, { rtol: 1e-5, atol: 1e-5 });
+    // The same number from the kernel for several queries, of which the last is this one.
+    const [q, k, v] = inputs;
+    const twice = await run([concat([q!, q!], 1), k!, v!], { queryStart: [start - 1, 198], keyMask });
+    const last = [...twice[1]!].filter((_, i) => i % 2 === 1);
+    expectClose("logSumExp", logSumExp!, last, { rtol: 2e-6, atol: 2e-6 });
   });
 
   test("a given scale", async () => {
