@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import {
-  describeSettings, parseCommand, resumedConfig, savedSettings, stepsReplayed, type TrainConfig,
+  describeSettings, objectiveOptions, parseCommand, resumedConfig, savedSettings, stepsReplayed, type TrainConfig,
 } from "../../src/grpo/config.ts";
 import { trainCommand } from "../../src/grpo/flags.ts";
 import { OBJECTIVES } from "../../src/grpo/objective.ts";
@@ -111,6 +111,19 @@ test("the replay buffer holds what a train step draws, at the least", () => {
   const groups = configOf("--replay groups --prompts-per-step 3");
   expect([groups.replayBufferCapacity, stepsReplayed(groups)]).toEqual([75, 1]);
   expect(stepsReplayed({ ...groups, replayBufferCapacity: 150 })).toBe(2);
+});
+
+test("the objective takes its options from their flags", () => {
+  const of = (flags: string) => objectiveOptions(configOf(`--objective grpo ${flags}`));
+  const clip = { low: 0.2, high: 0.2 };
+  expect(of("")).toEqual({ clip });
+  expect(of("--epsilon 0.1 --epsilon-high 0.3 --delta 3")).toEqual({ clip: { low: 0.1, high: 0.3 }, delta: 3 });
+  for (const level of ["token", "sequence"]) expect(of(`--ratio-level ${level}`)).toEqual({ clip, ratioLevel: level });
+  expect(of("--beta 0.5")).toEqual({ clip, kl: { beta: 0.5, estimator: "k3", biasCorrection: false } });
+  for (const estimator of ["k1", "k2", "k3"]) {
+    const kl = { beta: 0.5, estimator, biasCorrection: true };
+    expect(of(`--beta 0.5 --kl-estimator ${estimator} --kl-bias-correction`)).toEqual({ clip, kl });
+  }
 });
 
 test("a line says what is not the default", () => {

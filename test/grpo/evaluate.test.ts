@@ -60,6 +60,19 @@ test("accuracy, greedy accuracy and pass@k are those of the replies", async () =
   expect(greedy * 10).toBeCloseTo(Math.round(greedy * 10), 9);
 });
 
+test("the greedy reply is the most likely one, whatever the temperature of the others", async () => {
+  const cold = await evaluate(policy, codec, localTask(parity), { ...options, temperature: 1e-3 });
+  const likely = new Map(cold!.replies.map(({ prompt, text }) => [prompt.id, text]));
+  const task = localTask({ ...parity, isCorrect: ({ id }, text) => text === likely.get(id) });
+  const at = (temperature: number) => evaluate(policy, codec, task, { ...options, temperature });
+  expect(await at(1e-3)).toMatchObject({ accuracy: 1, greedy: 1 });
+  for (const temperature of [1, 5]) {
+    const { accuracy, greedy } = (await at(temperature))!;
+    expect(greedy).toBe(1);
+    expect(accuracy).toBeLessThan(0.8);
+  }
+});
+
 test("the same seed asks with the same luck, however many rows are drawn together; another seed does not", async () => {
   const task = localTask(parity);
   const whole = await evaluate(policy, codec, task, options);

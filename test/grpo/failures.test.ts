@@ -6,6 +6,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { openSafetensors } from "../../src/data/safetensors.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { runEntry, type EntryOptions, type EntryResult } from "../support/run_entry.ts";
 import { makeDigitLoverDirectory, opinionatedWeights, tinyConfig, writeModel } from "../support/tiny_model.ts";
@@ -141,6 +142,23 @@ describe("rewards that give nothing to learn from", () => {
     expect(lines(out, "metrics.jsonl").map(({ kind }) => kind)).toEqual(["rollout", "update", "rollout"]);
   }, 30_000);
 });
+
+test("numbers that blow up: the last weights that gave finite ones are left, however many steps ago", async () => {
+  const out = join(root, "blown_up");
+  const { code, errors } = await train(
+    `--model ${model} --out ${out} --rollout-count 5 --max-rollout-tokens 2 --grad-updates-per-step 1 ` +
+      "--warmup-steps 0 --learning-rate 1e39", // infinite in float32: the first gradient step ruins every weight
+  );
+  expect(code).toBe(5);
+  expect(errors[0]).toMatch(/^error: train step 4: 3 gradient steps in a row .* good weights: .*last-good\. Fix: /);
+  const weightsOf = (directory: string): Record<string, Float32Array> => {
+    const file = openSafetensors(join(directory, "model.safetensors"));
+    const weights = Object.fromEntries([...file.entries.keys()].map((name) => [name, file.readF32(name)]));
+    file.close();
+    return weights;
+  };
+  expect(weightsOf(join(out, "last-good"))).toEqual(weightsOf(model));
+}, 30_000);
 
 test("a token that the tokenizer does not know has no text, and ends no run", async () => {
   const directory = makeDigitLoverDirectory();

@@ -4,11 +4,13 @@
  */
 import { describe, expect, test } from "vitest";
 import { adamw } from "../../src/autograd/adamw.ts";
+import { completionLogProbs } from "../../src/grpo/completion_log_probs.ts";
 import { parseConfig, type TrainConfig } from "../../src/grpo/config.ts";
 import { OBJECTIVES } from "../../src/grpo/objective.ts";
 import type { TextCodec } from "../../src/grpo/rollout.ts";
 import { advantagesOf, gradientStep, withReference, type UpdateResult } from "../../src/grpo/update.ts";
-import { createGpt, disposeGpt } from "../../src/model/gpt.ts";
+import { createGpt, disposeGpt, type Gpt } from "../../src/model/gpt.ts";
+import { scopeAsync } from "../../src/tensor/memory.ts";
 import { readAll } from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
 import { answersTo, type Rewarded } from "../support/rollouts.ts";
@@ -21,13 +23,15 @@ const codec: TextCodec = { encodePrompt: ({ id }) => (id === "p" ? [1, 2, 3] : [
 const prompts = ["p", "q"].map((id) => ({ id, messages: [{ role: "user", content: id }] }));
 const environment = { name: "uneven", prompts: () => prompts, rewards: { zero: () => 0 } };
 
+const createPolicy = (): Gpt => createGpt(tinyConfig({}), randomWeights(5, 0.3));
+
 /** Two groups of five, lengths 1 to 5, from a policy that has moved since; and one step of it. */
 async function step(flags: string, change: (experiences: Rewarded[]) => Rewarded[] = (same) => same): Promise<{
   result: UpdateResult;
   weights: Float32Array[];
 }> {
   const config = configOf(flags);
-  const policy = createGpt(tinyConfig({}), randomWeights(5, 0.3));
+  const policy = createPolicy();
   const older = createGpt(tinyConfig({}), randomWeights(5, 0.29));
   const drawn = await answersTo(older, codec, environment, { samplesPerPrompt: 5, maxNewTokens: 5 });
   const uneven = change(drawn.map((experience, i) => {
@@ -78,6 +82,38 @@ describe("options of the objective", () => {
     const entropy = plain.result.metrics["entropy"]!;
     expect(bonus.result.objective - plain.result.objective).toBeCloseTo(0.5 * entropy, 4);
     expect(distance(bonus.weights, plain.weights)).toBeGreaterThan(1e-5);
+  });
+
+  test("--ratio-level sequence makes grpo gspo", async () => {
+    const flags = base.replace("dapo", "grpo");
+    const [tokens, sequences, gspo] = [
+      await step(flags), await step(`${flags} --ratio-level sequence`),
+      await step(`${base.replace("dapo", "gspo")} --epsilon 0.2`),
+    ];
+    expect(sequences).toEqual(gspo);
+    expect(distance(sequences.weights, tokens.weights)).toBeGreaterThan(1e-5);
+  });
+
+  test("--top-entropy-quantile: the objective is that of the least decided tokens", async () => {
+    let drawn: Rewarded[] = [];
+    const flags = `${base} --epsilon 1 --epsilon-high 99 --top-entropy-quantile 0.2`; // nothing is clipped
+    const { result } = await step(flags, (experiences) => (drawn = experiences));
+    const policy = createPolicy();
+    const [logProbs, entropies] = await scopeAsync(async () => {
+      const { logProbs, entropy } = completionLogProbs(policy, drawn, { temperature: 1 });
+      return readAll([logProbs.value, entropy.value]);
+    });
+    disposeGpt(policy);
+    const advantages = advantagesOf([drawn.slice(0, 5), drawn.slice(5)], [], configOf(flags));
+    const tokens = drawn.flatMap((experience, row) =>
+      experience.logProbs.map((old, t) => {
+        const at = 5 * row + t;
+        return { entropy: entropies![at]!, term: Math.exp(logProbs![at]! - old) * advantages[row]! };
+      }),
+    );
+    expect(tokens).toHaveLength(30);
+    const kept = tokens.sort((a, b) => b.entropy - a.entropy).slice(0, 6);
+    expect(result.objective).toBeCloseTo(kept.reduce((sum, { term }) => sum + term, 0) / 30, 5);
   });
 
   test("--top-entropy-quantile 1 is everything, less is another step", async () => {

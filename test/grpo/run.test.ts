@@ -1,0 +1,70 @@
+/** A run as it is opened: what its flags make of the optimizer, and the weights that it remembers as good. */
+import { rmSync } from "node:fs";
+import { afterAll, describe, expect, test } from "vitest";
+import { parseCommand } from "../../src/grpo/config.ts";
+import { digit } from "../../src/grpo/environments/digit.ts";
+import { openRun, rememberGood, type Run } from "../../src/grpo/run.ts";
+import { gradientStep, type UpdateResult } from "../../src/grpo/update.ts";
+import type { Gpt } from "../../src/model/gpt.ts";
+import { readAll } from "../../src/tensor/tensor.ts";
+import { expectClose } from "../support/gradcheck.ts";
+import "../support/gpu.ts";
+import { answersTo } from "../support/rollouts.ts";
+import { makeDigitLoverDirectory } from "../support/tiny_model.ts";
+
+const directory = makeDigitLoverDirectory();
+afterAll(() => rmSync(directory, { recursive: true }));
+
+/** A run with these flags; nothing is written. */
+const opened = (flags: string): Promise<Run> =>
+  openRun(parseCommand(["node", "train", "--dry-run", "--model", directory, ...flags.split(" ")]));
+
+const weightsOf = async ({ parameters }: Gpt): Promise<number[]> =>
+  (await readAll([...parameters.values()].map(({ value }) => value))).flatMap((values) => [...values]);
+
+/** A gradient step on two replies with these advantages. */
+async function step(
+  { model, codec, optimizer, config }: Run, advantages: readonly number[], learningRate: number,
+): Promise<UpdateResult> {
+  const experiences = await answersTo(model, codec, digit, { samplesPerPrompt: 2, maxNewTokens: 2 });
+  return gradientStep(model, optimizer, experiences, advantages, learningRate, config);
+}
+
+describe("flags of AdamW", () => {
+  test("--weight-decay shrinks the weights where there is no gradient", async () => {
+    const run = await opened("--weight-decay 0.25");
+    const before = await weightsOf(run.model);
+    await step(run, [0, 0], 0.5);
+    expectClose("weights", await weightsOf(run.model), before.map((value) => 0.875 * value), { rtol: 1e-6, atol: 0 });
+    await run.close();
+  });
+
+  /** The norm of the gradient that AdamW works with, from its first moments, beside that of the gradient itself. */
+  async function norms(flags: string): Promise<[used: number, whole: number]> {
+    const run = await opened(flags);
+    const { gradNorm } = await step(run, [1, -1], 0);
+    const moments = (await run.optimizer.exportState()).flatMap(({ firstMoment }) => [...firstMoment]);
+    await run.close();
+    return [Math.hypot(...moments) / (1 - 0.9), gradNorm];
+  }
+
+  test("--max-grad-norm bounds the gradient; 0, the default, does not", async () => {
+    const [free, gradNorm] = await norms("--max-grad-norm 0");
+    expect(free / gradNorm).toBeCloseTo(1, 4);
+    const [clipped, same] = await norms(`--max-grad-norm ${gradNorm / 4}`);
+    expect(clipped / gradNorm).toBeCloseTo(1 / 4, 4);
+    expect(same).toBe(gradNorm);
+  });
+});
+
+test("the good weights are a copy of the newest ones that were good", async () => {
+  const run = await opened("--weight-decay 0");
+  rememberGood(run);
+  await step(run, [1, -1], 0.01);
+  rememberGood(run);
+  const good = await weightsOf(run.model);
+  await step(run, [1, -1], 0.01);
+  expect(await weightsOf(run.model)).not.toEqual(good);
+  expect(await weightsOf(run.lastGood!)).toEqual(good);
+  await run.close();
+});
