@@ -77,7 +77,8 @@ async function main(): Promise<void> {
     }
     view.note(`report: ${await writeReport(run.config.out)}`);
   } catch (error) {
-    if (!(error instanceof GpuError)) await saveAfterFailure(run, view);
+    const isRuined = error instanceof GpuError || error instanceof NumericsError;
+    if (!isRuined) await saveAfterFailure(run, view);
     throw error;
   } finally {
     view.close();
@@ -113,11 +114,13 @@ async function train(run: Run, view: RunConsole, isStopped: () => boolean): Prom
 
     view.phase("training", trainStep);
     const gap = await logProbGap(model, experiences, config.temperature);
-    if (Number.isFinite(gap.max)) rememberGood(run);
+    const isSound = Number.isFinite(gap.max);
+    if (isSound) rememberGood(run);
     const facts = { trainStep, numTokens: state.numTokens, timeouts, rounds };
     const rolloutRecord = rolloutMetrics(facts, experiences, task.functions, gap);
     log.metrics(rolloutRecord);
     log.completions(experiences, task);
+    if (!isSound) await giveUp(run, "the policy's own log-probabilities are not finite", {});
     const updates: MetricsRecord[] = [];
     for (let gradStep = 0; gradStep < config.gradUpdatesPerStep; gradStep++) {
       const groups = drawGroups(run);
@@ -199,7 +202,10 @@ async function update(
   view.update({ trainStep, gradStep, objective: result.objective, skipped });
   const record = updateMetrics({ trainStep, gradStep, learningRate, skipped: state.skipped }, groups, result);
   log.metrics(record);
-  if (state.skippedInRow === MOST_SKIPPED) await giveUp(run, { ...record, ...result });
+  if (state.skippedInRow === MOST_SKIPPED) {
+    const { objective, gradNorm } = result;
+    await giveUp(run, `${MOST_SKIPPED} gradient steps in a row were not finite`, { objective, gradNorm });
+  }
   return record;
 }
 
@@ -214,15 +220,15 @@ function drawGroups({ config, buffer, random }: Run): Experience[][] {
 const MOST_SKIPPED = 3;
 
 /** Leaves the last good weights and what is known about the failure. @throws NumericsError always. */
-async function giveUp(run: Run, { objective, gradNorm }: { objective: number; gradNorm: number }): Promise<never> {
+async function giveUp(run: Run, cause: string, numbers: Readonly<Record<string, number>>): Promise<never> {
   const { config, state } = run;
-  const report = { trainStep: state.trainStep + 1, updates: state.updates, objective: `${objective}`, gradNorm: `${gradNorm}` };
+  const known = Object.entries(numbers).map(([name, value]) => [name, `${value}`]); // JSON has no NaN
+  const report = { trainStep: state.trainStep + 1, updates: state.updates, cause, ...Object.fromEntries(known) as object };
   writeFileSync(join(config.out, "nan-report.json"), JSON.stringify(report, null, 2) + "\n");
   const policy = run.lastGood ? await savePolicy(run, run.lastGood, "last-good") : config.model;
   throw new NumericsError(
-    `train step ${state.trainStep + 1}: ${MOST_SKIPPED} gradient steps in a row were not finite ` +
-      `(objective ${objective}, gradient norm ${gradNorm}). The run stops; the last good weights: ${policy}. ` +
-      "Fix: a lower --learning-rate, or --max-grad-norm 1",
+    `train step ${state.trainStep + 1}: ${[cause, ...known.map((pair) => pair.join(" "))].join(", ")}. ` +
+      `The run stops; the last good weights: ${policy}. Fix: a lower --learning-rate, or --max-grad-norm 1`,
   );
 }
 

@@ -2,7 +2,7 @@
  * Runs that fail on the way, through the entry: what is lost (nothing that was done), what is said, and that they go on
  * from there as if nothing had happened. And runs whose rewards give nothing to learn from.
  */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -143,14 +143,19 @@ describe("rewards that give nothing to learn from", () => {
   }, 30_000);
 });
 
-test("numbers that blow up: the last weights that gave finite ones are left, however many steps ago", async () => {
+test("numbers that blow up: the last weights that gave finite ones are left, and the run ends before newer are saved", async () => {
   const out = join(root, "blown_up");
   const { code, errors } = await train(
     `--model ${model} --out ${out} --rollout-count 5 --max-rollout-tokens 2 --grad-updates-per-step 1 ` +
+      "--save-every 2 " +
       "--warmup-steps 0 --learning-rate 1e39", // infinite in float32: the first gradient step ruins every weight
   );
   expect(code).toBe(5);
-  expect(errors[0]).toMatch(/^error: train step 4: 3 gradient steps in a row .* good weights: .*last-good\. Fix: /);
+  expect(errors).toEqual([expect.stringMatching(
+    /^error: train step 2: the policy's own log-probabilities are not finite\. .* good weights: .*last-good\. Fix: /,
+  )]);
+  expect(existsSync(join(out, "checkpoints"))).toBe(false);
+  expect(JSON.parse(readFileSync(join(out, "nan-report.json"), "utf8"))).toMatchObject({ trainStep: 2, updates: 1 });
   const weightsOf = (directory: string): Record<string, Float32Array> => {
     const file = openSafetensors(join(directory, "model.safetensors"));
     const weights = Object.fromEntries([...file.entries.keys()].map((name) => [name, file.readF32(name)]));
