@@ -2,11 +2,15 @@
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadChatModel } from "../../src/model/chat_model.ts";
 import { disposeGpt } from "../../src/model/gpt.ts";
 import { batchAt } from "../../src/model/pretrain_data.ts";
+import { dot, expectClose } from "../support/gradcheck.ts";
 import "../support/gpu.ts";
+import { readSafetensors } from "../support/oracles.ts";
+import { zip } from "../support/reference.ts";
+import * as nn from "../support/reference_nn.ts";
 import { runEntry, type EntryOptions, type EntryResult } from "../support/run_entry.ts";
 
 const root = mkdtempSync(join(tmpdir(), "pretrain-"));
@@ -26,6 +30,8 @@ async function pretrain(args: readonly string[], options?: EntryOptions): Promis
 interface Metrics {
   step: number;
   loss?: number;
+  grad_norm?: number;
+  learning_rate?: number;
   eval_loss?: number;
 }
 
@@ -65,6 +71,13 @@ describe("a short run", () => {
     expect(encodePrompt([{ role: "user", content: "Hi" }]).length).toBeGreaterThan(3);
     expect(tokenizer.eosIds).toHaveLength(2);
     disposeGpt(model);
+  });
+
+  test("the learning rate rises over the warm-up steps, then falls along half a cosine", () => {
+    const rates = metricsOf(out).flatMap(({ learning_rate: rate }) => rate ?? []);
+    // After the warm-up 0.01 * (1 + cos a) / 2 with a = 36, 72, 108, 144 degrees; 180 would be a step after the last.
+    const wanted = [0.005, 0.01, 0.00904508497, 0.00654508497, 0.00345491503, 0.000954915028];
+    expectClose("learning rates", rates, wanted, { rtol: 1e-8, atol: 0 });
   });
 
   test("3 steps, then --resume, give the same bytes as 6 at once", async () => {
@@ -161,6 +174,52 @@ describe("a short run", () => {
     const other = join(root, "other");
     await pretrain(["--out", other, ...tiny, ...everyThree, "--seed", "2"]);
     expect(resultsOf(other)["model/model.safetensors"]).not.toBe(resultsOf(out)["model/model.safetensors"]);
+  });
+});
+
+describe("the recipe", () => {
+  const out = join(root, "recipe");
+  const [before, after] = [join(out, "step-3"), join(out, "checkpoint")];
+  const PEAK = 1e-4; // so small that the weights stay about as they were drawn
+
+  beforeAll(async () => {
+    // The gradient of so few tokens is large enough to be clipped.
+    const shape = "--hidden 32 --layers 2 --row-length 8 --batch 1".split(" ");
+    const flags = ["--learning-rate", String(PEAK), "--weight-decay", "0.3", "--steps", "6", "--stop-at", "3"];
+    await pretrain(["--out", out, ...tiny, ...shape, ...flags]);
+    cpSync(after, before, { recursive: true });
+    await pretrain(["--resume", out, "--stop-at", "4"]);
+  });
+
+  test("weights start as GPT-2's: normal(0, 0.02), less by sqrt(2 layers) into the residual stream, norms 1", () => {
+    for (const [name, { data }] of readSafetensors(join(before, "model.safetensors"))) {
+      const wanted = name.includes("norm") ? 1 : /(o_proj|down_proj)\.weight$/.test(name) ? 0.01 : 0.02;
+      expect(Math.abs(Math.sqrt(dot(data, data) / data.length) / wanted - 1), name).toBeLessThan(0.15);
+    }
+  });
+
+  test("a step is one of AdamW with betas 0.9 and 0.95 and the flag's decay, on a gradient clipped to norm 1", () => {
+    const learningRate = (PEAK * (1 + Math.cos((2 * Math.PI) / 5))) / 2; // step 4 of 6, after 2 of warm-up
+    const options = { learningRate, step: 4, beta1: 0.9, beta2: 0.95, weightDecay: 0.3 };
+    const statesIn = (folder: string): Map<string, nn.AdamWState> => {
+      const moments = readSafetensors(join(folder, "optimizer.safetensors"));
+      return new Map([...readSafetensors(join(folder, "model.safetensors"))].map(([name, parameter]) => {
+        const [firstMoment, secondMoment] = [moments.get(`first.${name}`)!, moments.get(`second.${name}`)!];
+        return [name, { parameter, firstMoment, secondMoment }];
+      }));
+    };
+    const states = statesIn(after);
+    let squares = 0;
+    for (const [name, old] of statesIn(before)) {
+      const { parameter, firstMoment, secondMoment } = states.get(name)!;
+      const gradient = zip(firstMoment, old.firstMoment, (next, last) => (next - 0.9 * last) / 0.1);
+      squares += dot(gradient.data, gradient.data);
+      const wanted = nn.adamwStep(old, gradient, options);
+      expectClose(name, parameter.data, wanted.parameter.data, { rtol: 1e-6, atol: 1e-8 });
+      expectClose(name, secondMoment.data, wanted.secondMoment.data, { rtol: 1e-4, atol: 1e-12 });
+    }
+    expect(metricsOf(out).at(-1)!.grad_norm).toBeGreaterThan(1); // before clipping
+    expect(Math.sqrt(squares)).toBeCloseTo(1, 4);
   });
 });
 
