@@ -61,7 +61,7 @@ describe("the reference experiment's own code", () => {
       const { value, ratio } = evaluateObjective(name, batch, { clip }, wholeStep(batch, longest));
       backward(value);
       const [objective, ratios, gradient] = await readAll([value.value, ratio, logits.grad!]);
-      const tolerance = { rtol: 0, atol: 1e-5 };
+      const tolerance = { rtol: 0, atol: 1e-6 };
       expectClose("objective", objective!, [oracle.objective], tolerance);
       expectClose(
         "gradient",
@@ -76,7 +76,7 @@ describe("the reference experiment's own code", () => {
         "ratios",
         real,
         oracle.group.flatMap((e) => e.ratio),
-        { rtol: 1e-5, atol: 0 },
+        { rtol: 5e-6, atol: 0 },
       );
     });
   });

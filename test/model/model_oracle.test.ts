@@ -18,7 +18,9 @@ import { expectClose, relativeToLargest } from "../support/gradcheck.ts";
 import "../support/gpu.ts";
 import { loadModelOracle, modelOracleNames, type StoredTensor } from "../support/oracles.ts";
 
-const LOGITS = { rtol: 0, atol: 1e-4 };
+// About five times the errors of the software driver: other drivers round differently.
+const LOGITS = { rtol: 0, atol: 3e-5 };
+const LOG_PROBS = { rtol: 0, atol: 1.5e-5 };
 
 /** Ids, mask and positions of one oracle batch on the GPU. */
 function upload(ids: StoredTensor, mask?: StoredTensor, positions?: StoredTensor) {
@@ -74,8 +76,8 @@ describe.each(modelOracleNames)("%s", (name) => {
         loss.value,
       ]);
       expectClose("logits", actualLogits!, oracle("logits").data, LOGITS);
-      expectClose("log-probs", pairsOnly(actualLogProbs!, ids.shape[1]!), oracle("logps").data, LOGITS);
-      expect(Math.abs(actualLoss![0]! - expected.main.loss)).toBeLessThan(1e-5);
+      expectClose("log-probs", pairsOnly(actualLogProbs!, ids.shape[1]!), oracle("logps").data, LOG_PROBS);
+      expect(Math.abs(actualLoss![0]! - expected.main.loss)).toBeLessThan(4e-6);
     });
     disposeGpt(model);
   });
@@ -100,7 +102,7 @@ describe.each(modelOracleNames)("%s", (name) => {
           `${side} log-probs`,
           pairsOnly(actualLogProbs!, ids.shape[1]!),
           oracle(`${side}.logps`).data,
-          LOGITS,
+          LOG_PROBS,
         );
       };
       await check(`${side}.logits`);
@@ -123,7 +125,7 @@ describe.each(modelOracleNames)("%s", (name) => {
     for (const [parameter, { grad }] of model.parameters) {
       const want = oracle(`${padded ? "both.grad_with_position_ids" : "grad"}.${parameter}`);
       const error = relativeToLargest(await read(grad!), want.data);
-      expect(error, parameter).toBeLessThan(1e-3);
+      expect(error, parameter).toBeLessThan(2e-5);
     }
     disposeGpt(model);
   });
@@ -159,18 +161,19 @@ describe.each(modelOracleNames)("%s", (name) => {
       });
     for (const [step, learningRate] of want.lr.entries()) {
       const [loss, gradNorm] = await lossAndStep(learningRate);
-      expect(Math.abs(loss - want.loss[step]!), `loss of step ${step}`).toBeLessThan(1e-4);
+      expect(Math.abs(loss - want.loss[step]!), `loss of step ${step}`).toBeLessThan(7e-6);
       expect(Math.abs(gradNorm / want.grad_norm_before_clip[step]! - 1), `gradient norm of step ${step}`).toBeLessThan(
-        1e-3,
+        7e-6,
       );
     }
     const [last] = await lossAndStep(null);
-    expect(Math.abs(last - want.loss_after_last_step)).toBeLessThan(1e-4);
+    expect(Math.abs(last - want.loss_after_last_step)).toBeLessThan(7e-6);
     for (const [parameter, l2] of Object.entries(want.final_param_l2)) {
       const values = await read(model.parameters.get(parameter)!.value);
       const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
-      // GPT-2's key bias has a true gradient of 0 (softmax ignores it): AdamW amplifies the rounding noise of either side.
-      const tolerance = parameter.endsWith("attn.c_attn.bias") ? 1e-2 : 1e-4;
+      // GPT-2's key bias has a true gradient of 0 (softmax ignores it), Qwen2's one that is nearly 0 in some channels:
+      // AdamW amplifies the rounding noise of either side.
+      const tolerance = parameter.endsWith("c_attn.bias") ? 1e-3 : parameter.endsWith("k_proj.bias") ? 1e-4 : 5e-7;
       expect(Math.abs(norm / l2 - 1), parameter).toBeLessThan(tolerance);
     }
     optimizer.dispose();

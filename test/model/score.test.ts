@@ -22,10 +22,10 @@ describe.each(modelOracleNames)("%s", (name) => {
       const score = await scoreTokens(model, rowIds);
       expect(score.ids).toEqual(rowIds);
       expect(score.logProbs[0]).toBeNull();
-      score.logProbs.slice(1).forEach((value, t) => expect(Math.abs(value! - want[t]!)).toBeLessThan(1e-4));
+      score.logProbs.slice(1).forEach((value, t) => expect(Math.abs(value! - want[t]!)).toBeLessThan(1.5e-5));
       const total = want.reduce((sum, value) => sum + value, 0);
-      expect(Math.abs(score.total - total)).toBeLessThan(1e-3);
-      expect(Math.abs(score.perplexity! / Math.exp(-total / want.length) - 1)).toBeLessThan(1e-4);
+      expect(Math.abs(score.total - total)).toBeLessThan(3e-5);
+      expect(Math.abs(score.perplexity! / Math.exp(-total / want.length) - 1)).toBeLessThan(3e-6);
     }
     disposeGpt(model);
   });
