@@ -173,7 +173,7 @@ describe.each(modelOracleNames)("%s", (name) => {
       const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
       // GPT-2's key bias has a true gradient of 0 (softmax ignores it), Qwen2's one that is nearly 0 in some channels:
       // AdamW amplifies the rounding noise of either side.
-      const tolerance = parameter.endsWith("c_attn.bias") ? 1e-3 : parameter.endsWith("k_proj.bias") ? 1e-4 : 5e-7;
+      const tolerance = parameter.endsWith("c_attn.bias") ? 1e-2 : parameter.endsWith("k_proj.bias") ? 1e-4 : 5e-7;
       expect(Math.abs(norm / l2 - 1), parameter).toBeLessThan(tolerance);
     }
     optimizer.dispose();
