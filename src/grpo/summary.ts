@@ -21,12 +21,14 @@ export function summaryLines(meanRewards: readonly Reward[], times: readonly Ste
   const training = total(({ trainingSeconds }) => trainingSeconds);
   const tokens = total(({ rolloutTokens }) => rolloutTokens);
   const every = Math.ceil(meanRewards.length / MOST_LINES);
+  // A full bar is the highest reward, but at least 1; rewards below 0 have none.
+  const full = meanRewards.reduce<number>((most, reward) => Math.max(most, reward ?? 0), 1);
   const shown = meanRewards.map((reward, i) => ({ reward, step: i + 1 }));
   return [
     "-- Summary",
     ...shown.filter(({ step }) => step === 1 || step % every === 0 || step === shown.length).map(({ reward, step }) => {
       if (reward === null) return `Train step ${step}: no reply could be judged`;
-      const bar = "#".repeat(Math.round(30 * Math.min(1, Math.max(0, reward)))); // rewards may lie outside 0 to 1
+      const bar = "#".repeat(Math.round((30 * Math.max(0, reward)) / full));
       return `Train step ${step}: mean reward ${reward.toFixed(3)} ${bar}`;
     }),
     `Time: rollouts ${rollouts.toFixed(1)} s (${Math.round(tokens / rollouts)} tokens/s), training ${training.toFixed(1)} s`,
