@@ -283,6 +283,11 @@ describe("the machine and the numbers", () => {
     await refuses("grpo/train", args, code, message, { env: { WEBGRPO_GPU_GIB: setting } });
   });
 
+  test("kernels by the environment: WEBGRPO_KERNELS", async () => {
+    const args = ["--model", model, "--out", fresh()];
+    await refuses("grpo/train", args, 4, /WEBGRPO_KERNELS is "cpu"\. Fix: gpu/, { env: { WEBGRPO_KERNELS: "cpu" } });
+  });
+
   test.each([
     ["grpo/train", ["--model", model, "--rollout-count", "5", "--warmup-steps", "0"],
       /train step 1: 3 gradient steps in a row .*NaN.*good weights: .*last-good\. Fix: a lower --learning-rate/],

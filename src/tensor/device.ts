@@ -16,7 +16,7 @@ export class GpuError extends Error {
 export interface Gpu {
   readonly device: GPUDevice;
   readonly info: GPUAdapterInfo;
-  /** A software rasteriser (lavapipe, SwiftShader): kernels are chosen for it, see `docs/architecture.md`. */
+  /** Whether kernels are chosen for a software rasteriser (lavapipe, SwiftShader), see `docs/architecture.md`. */
   readonly software: boolean;
   /** Lanes that run in lockstep if the adapter guarantees one size and offers the `subgroups` feature, else 0. */
   readonly subgroupSize: number;
@@ -101,7 +101,7 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
     requiredLimits: wantedLimits(adapter),
   });
   const info = adapter.info;
-  const software = info.isFallbackAdapter;
+  const software = info.isFallbackAdapter && !wantsGpuKernels();
   const uniformSize = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
   device.addEventListener("uncapturederror", (event) => {
     const isMemory = event.error instanceof GPUOutOfMemoryError;
@@ -119,7 +119,7 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
     software,
     subgroupSize: features.includes("subgroups") ? uniformSize : 0,
     rowThreads: software ? 8 : 128,
-    byteBudget: options.byteBudget ?? budgetOfUser() ?? (software ? Math.floor(totalmem() / 2) : 64 * GIB),
+    byteBudget: options.byteBudget ?? budgetOfUser() ?? (info.isFallbackAdapter ? Math.floor(totalmem() / 2) : 64 * GIB),
     maxBindingBytes: Math.min(options.maxBindingBytes ?? Infinity, device.limits.maxStorageBufferBindingSize),
   };
   return current;
@@ -139,6 +139,16 @@ function budgetOfUser(): number | null {
   throw new GpuError(`WEBGRPO_GPU_GIB is "${setting}". Fix: a number of GiB above 0, such as 8, or leave it unset`);
 }
 
+/**
+ * Whether a software driver gets the kernels of a GPU, so that those can be tested without one: WEBGRPO_KERNELS=gpu.
+ * @throws GpuError for another setting.
+ */
+function wantsGpuKernels(): boolean {
+  const setting = process.env["WEBGRPO_KERNELS"] ?? "";
+  if (setting === "" || setting === "gpu") return setting === "gpu";
+  throw new GpuError(`WEBGRPO_KERNELS is "${setting}". Fix: gpu, or leave it unset`);
+}
+
 function loadDriver(): void {
   try {
     prepareDriver();
@@ -150,7 +160,9 @@ function loadDriver(): void {
 /** One line for the console: which adapter runs the kernels. */
 export function describeGpu(): string {
   const { info, software } = gpu();
-  return `${info.description || info.device || info.vendor}${software ? " (software: runs on the CPU)" : ""}`;
+  const kernels = software ? "" : ", with the kernels of a GPU";
+  const note = info.isFallbackAdapter ? ` (software: runs on the CPU${kernels})` : "";
+  return `${info.description || info.device || info.vendor}${note}`;
 }
 
 /**
