@@ -2,7 +2,7 @@
  * A run, opened: everything that the algorithm in train.ts works with, for a new run or for one that goes on. What is
  * wrong with model, task or memory is said before anything is written.
  */
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { adamw, type AdamW } from "../autograd/adamw.ts";
 import { resolveModel } from "../data/hub.ts";
@@ -93,7 +93,7 @@ export async function openRun(command: TrainCommand): Promise<Run> {
   checkpoint?.restoreOptimizer(optimizer, model);
   const state: RunState = { ...START, ...checkpoint?.state };
   const reference = config.beta > 0 ? await openReference(config, model, state) : null;
-  const release = unlock ?? (command.dryRun ? (): void => undefined : occupy(config.out));
+  const release = unlock ?? (command.dryRun ? (): void => undefined : lockFolder(config.out));
   if (!command.dryRun) writeSettings(config);
   const run: Run = {
     config,
@@ -214,12 +214,6 @@ async function weightsHash(directory: string): Promise<string> {
   const files = readdirSync(directory).filter((name) => name.endsWith(".safetensors")).sort();
   const prints = await Promise.all(files.map((name) => fingerprint(join(directory, name))));
   return prints.map(({ sha256 }) => sha256).join(" ");
-}
-
-/** Makes the folder of a new run this process's own. Returns what gives it back. */
-function occupy(folder: string): () => void {
-  mkdirSync(folder, { recursive: true });
-  return lockFolder(folder);
 }
 
 /** The settings of the newest start, for people, the report and `--config`. */

@@ -203,8 +203,8 @@ async function update(
   const record = updateMetrics({ trainStep, gradStep, learningRate, skipped: state.skipped }, groups, result);
   log.metrics(record);
   if (state.skippedInRow === MOST_SKIPPED) {
-    const { objective, gradNorm } = result;
-    await giveUp(run, `${MOST_SKIPPED} gradient steps in a row were not finite`, { objective, gradNorm });
+    const numbers = { objective: result.objective, "gradient norm": result.gradNorm };
+    await giveUp(run, `${MOST_SKIPPED} gradient steps in a row were not finite`, numbers);
   }
   return record;
 }
