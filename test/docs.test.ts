@@ -152,9 +152,9 @@ describe("docs/grpo.md", () => {
     const settings = trainCommand().options.filter(({ long }) => {
       return !["--preset", "--config", "--out", "--resume", "--dry-run", "--stop-at"].includes(long!);
     });
-    /** Two numbers, because no number is a valid value of every flag. */
+    /** Several numbers, because no number is a valid value of every flag. */
     const valuesFor = ({ argChoices, required }: (typeof settings)[number]): string[][] => {
-      return required ? [[argChoices?.[0] ?? "1"], ["2"]] : [[]];
+      return required ? [[argChoices?.[0] ?? "1"], ["2"], ["0.5"]] : [[]];
     };
     const refuses = (flags: readonly string[]): boolean => {
       let printed = "";

@@ -1,4 +1,4 @@
-/** Learning-rate schedules: a factor on the peak rate as a function of the step, counted from 0. */
+/** Learning-rate schedules: a factor on the peak rate as a function of the step, counted from 0. All warm up alike. */
 
 export interface ScheduleOptions {
   /** Steps of linear increase from 0; the factor of step 0 is 0 when there are any. */
@@ -19,3 +19,11 @@ export function cosineSchedule(step: number, { warmupSteps, totalSteps }: Schedu
   const progress = (step - warmupSteps) / Math.max(1, totalSteps - warmupSteps);
   return progress >= 1 ? 0 : 0.5 * (1 + Math.cos(Math.PI * progress));
 }
+
+/** Up linearly, then level (transformers.get_constant_schedule_with_warmup). */
+export function constantSchedule(step: number, { warmupSteps }: ScheduleOptions): number {
+  return step < warmupSteps ? step / warmupSteps : 1;
+}
+
+/** All of them, by the names that users know. */
+export const schedules = { linear: linearSchedule, cosine: cosineSchedule, constant: constantSchedule };

@@ -1,9 +1,10 @@
 /**
  * The settings of a GRPO run, from flags, a configuration file and a preset, in this order of precedence. Settings that
- * do not go together, or that would change nothing, are refused.
+ * do not go together are refused, and those of the objective that would change nothing.
  */
 import { readFileSync } from "node:fs";
 import type { Command, Option } from "commander";
+import type { schedules } from "../autograd/schedule.ts";
 import { nearestName, requireNewDirectory, UsageError } from "../cli.ts";
 import type { AdvantageOptions } from "./advantage.ts";
 import { trainCommand } from "./flags.ts";
@@ -20,7 +21,7 @@ export interface TrainConfig {
   readonly seed: number;
   /** Train steps between checkpoints; 0: only when the run is stopped. */
   readonly saveEvery: number;
-  /** Checkpoints kept beside the best one. */
+  /** Checkpoints kept in addition to the best one. */
   readonly keepLast: number;
   /** Train steps between evaluations; 0: none, not even before and after. */
   readonly evalEvery: number;
@@ -76,13 +77,23 @@ export interface TrainConfig {
   readonly replayBufferCapacity: number;
   /** Completions that go through the model at once; a gradient step accumulates over them. */
   readonly microBatch: number;
+  /** Its peak. */
   readonly learningRate: number;
+  readonly lrSchedule: keyof typeof schedules;
+  /** Gradient steps of linear warm-up. */
   readonly warmupSteps: number;
+  readonly adamBeta1: number;
+  readonly adamBeta2: number;
+  /** Added to the root of the second moment. */
+  readonly adamEpsilon: number;
+  /** Of all parameters, norms and biases included. */
   readonly weightDecay: number;
   /** 0: no clipping. */
   readonly maxGradNorm: number;
   /** Backward computes each layer again instead of keeping what is inside: less memory, the same numbers. */
   readonly gradientCheckpointing: boolean;
+  /** Names of settings that nobody gave and that follow from others: as those change, so do they. */
+  readonly derived: readonly Derivable[];
 }
 
 type ByObjective = Pick<TrainConfig, "epsilon" | "epsilonHigh" | "baseline" | "scaleRewards">;
@@ -99,12 +110,14 @@ const DEFAULTS: Readonly<Partial<Record<ObjectiveName, Partial<ByObjective>>>> =
 };
 
 /** Settings whose default depends on others, or that do not always apply: undefined unless given. */
-type Dependent =
-  | "out" | "epsilon" | "epsilonHigh" | "scaleRewards" | "advantageEpsilon" | "advantageDdof" | "klEstimator"
-  | "groupSize" | "replayBufferCapacity" | "microBatch";
+const DERIVABLE = [
+  "epsilon", "epsilonHigh", "scaleRewards", "advantageEpsilon", "advantageDdof", "klEstimator", "groupSize",
+  "replayBufferCapacity", "microBatch",
+] as const;
+type Derivable = (typeof DERIVABLE)[number];
 type Switch = "maskTruncated" | "gradientCheckpointing" | "klBiasCorrection";
-type Settings = Omit<TrainConfig, Dependent | Switch | "baseline"> &
-  { readonly [K in Dependent]?: TrainConfig[K] } & { readonly [K in Switch]?: boolean };
+type Settings = Omit<TrainConfig, Derivable | Switch | "out" | "baseline" | "derived"> &
+  { readonly [K in Derivable | "out"]?: TrainConfig[K] } & { readonly [K in Switch]?: boolean };
 
 /** Flags that are about this start of the program and not about the run's settings. */
 interface StartFlags {
@@ -151,7 +164,7 @@ export function parseCommand(argv: readonly string[] = process.argv): TrainComma
     if (fixed) refuse(`${flagOf(program, fixed)} cannot change when a run is resumed. Fix: start a new run`);
   }
   if (own.preset !== undefined) apply(program, PRESETS[own.preset], `preset ${own.preset}`);
-  if (own.config !== undefined) apply(program, readSettings(own.config), own.config);
+  if (own.config !== undefined) apply(program, pinned(readSettings(own.config)), own.config);
   const config = resolve(program.opts<Settings>(), refuse);
   if (own.resume === undefined && !own.dryRun) requireNewDirectory(config.out, "--out");
   return { config, dryRun: own.dryRun ?? false, stopAt: own.stopAt ?? null, resume: own.resume ?? null, given };
@@ -169,15 +182,21 @@ export function resumedConfig(
   given: Readonly<Record<string, unknown>> = {},
 ): TrainConfig {
   const program = trainCommand();
-  apply(program, { ...saved, ...given }, "the checkpoint");
-  return resolve({ ...program.opts<Settings>(), out }, (problem) => {
+  const { derived, ...settings } = saved;
+  apply(program, { ...settings, ...given }, "the checkpoint");
+  const config = resolve({ ...program.opts<Settings>(), out }, (problem) => {
     throw new UsageError(problem);
   });
+  const isDerived = (key: Derivable): boolean => isNamed(derived, key) && !(key in given);
+  return { ...config, derived: DERIVABLE.filter((key) => isDerived(key) || config.derived.includes(key)) };
 }
 
-/** What config.json holds: every setting that applies, so that the file can be given to `--config`. */
+/**
+ * What config.json holds: every setting that applies, so that the file can be given to `--config`, and which of them
+ * are `derived`.
+ */
 export function savedSettings(config: TrainConfig): Record<string, unknown> {
-  const { baseline, ...settings } = config;
+  const { baseline, derived, ...settings } = config;
   const { ratio }: ObjectiveEntry = OBJECTIVES[config.objective];
   const idle = [
     "out",
@@ -188,13 +207,26 @@ export function savedSettings(config: TrainConfig): Record<string, unknown> {
     ...(baseline === "none" ? ["scaleRewards"] : []),
     ...(config.replay === "groups" ? ["groupSize"] : []),
   ];
-  return Object.fromEntries(Object.entries(settings).filter(([key]) => !idle.includes(key)));
+  const applies = (key: string): boolean => !idle.includes(key);
+  const entries = Object.entries(settings).filter(([key]) => applies(key));
+  return { ...Object.fromEntries(entries), derived: derived.filter(applies) };
+}
+
+/** Settings of a file, without those that it says are derived: they follow from the others, and from flags, again. */
+function pinned({ derived, ...settings }: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(settings).filter(([key]) => !isNamed(derived, key)));
+}
+
+function isNamed(derived: unknown, key: string): boolean {
+  return Array.isArray(derived) && derived.includes(key);
 }
 
 /** One line for people: the settings that are not the default run's. */
 export function describeSettings(config: TrainConfig): string {
   const defaults = savedSettings(parseCommand(["node", "train", "--dry-run"]).config);
-  const changed = Object.entries(savedSettings(config)).filter(([key, value]) => defaults[key] !== value);
+  const changed = Object.entries(savedSettings(config)).filter(([key, value]) => {
+    return key !== "derived" && defaults[key] !== value;
+  });
   return changed.length === 0 ? "the defaults" : changed.map(([key, value]) => `${key} ${String(value)}`).join(", ");
 }
 
@@ -268,6 +300,7 @@ function resolve(settings: Settings, refuse: (problem: string) => never): TrainC
     klBiasCorrection: settings.klBiasCorrection ?? false,
     maskTruncated: settings.maskTruncated ?? false,
     gradientCheckpointing: settings.gradientCheckpointing ?? false,
+    derived: DERIVABLE.filter((key) => settings[key] === undefined),
   };
   refuseImpossible(config, refuse);
   return config;
@@ -324,7 +357,7 @@ export function objectiveOptions(
   };
 }
 
-/** Refuses settings that would change nothing: whoever gives one expects something of it. */
+/** Refuses settings of the objective that would change nothing: whoever gives one expects something of it. */
 function refuseIdle(settings: Settings, refuse: (problem: string) => never): void {
   const { objective } = settings;
   const { ratio, levels }: ObjectiveEntry = OBJECTIVES[objective];
@@ -348,6 +381,9 @@ function refuseIdle(settings: Settings, refuse: (problem: string) => never): voi
   if (settings.beta === 0) {
     if (settings.klEstimator !== undefined) refuse("--kl-estimator needs --beta above 0");
     if (settings.klBiasCorrection) refuse("--kl-bias-correction needs --beta above 0");
+  }
+  if (settings.klBiasCorrection && settings.klEstimator === "k2") {
+    refuse("--kl-bias-correction does not go with --kl-estimator k2: the ratio's own gradient would spoil the square's");
   }
   if (baseline === "none" && scale !== "none") {
     refuse(`--scale-rewards ${scale} does not go with --objective ${objective}, which takes rewards as they are`);

@@ -162,7 +162,7 @@ export function openConsole({ stdout, stderr, env }: ConsoleStreams = process): 
       evaluations.push(evaluation);
       const { step, accuracy, passAtK } = evaluation;
       const when = step === 0 ? "before training" : `after train step ${step}`;
-      const several = passAtK === undefined ? "" : `; right among several answers: ${percent(passAtK)}`;
+      const several = passAtK === undefined ? "" : `; one of ${passAtK.k} answers right: ${percent(passAtK.value)}`;
       toStderr(`Held-out accuracy ${when}: ${percent(accuracy)}${several}`, "cyan");
     },
     alert(alert) {

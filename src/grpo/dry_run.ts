@@ -42,7 +42,10 @@ async function trainStep({ config, task, codec, model, optimizer }: Run): Promis
     overlongBuffer: config.overlongBuffer,
   });
   const rolledOut = performance.now();
-  const rows = experiences.slice(0, config.groupsPerUpdate * config.groupSize).map(withReferenceOfItself);
+  // As many as a gradient step will have: some more than once, where it draws from several train steps.
+  const rows = Array.from({ length: config.groupsPerUpdate * config.groupSize }, (_, i) => {
+    return withReferenceOfItself(experiences[i % experiences.length]!);
+  });
   await gradientStep(model, optimizer, rows, rows.map((_, i) => (i % 2 === 0 ? 1 : -1)), 0, config);
   return {
     rolloutSeconds: (rolledOut - started) / 1000,

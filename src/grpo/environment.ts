@@ -11,7 +11,7 @@ export interface Prompt {
   /** Names the prompt; groups never mix prompts with different ids. */
   readonly id: string;
   readonly messages: readonly ChatMessage[];
-  /** What the reward functions need to know beside the messages, such as the right answer. Plain data only. */
+  /** What the reward functions need to know in addition to the messages, such as the right answer. Plain data only. */
   readonly data?: unknown;
 }
 

@@ -109,8 +109,9 @@ export function passAtK(n: number, c: number, k: number): number {
   return 1 - allWrong;
 }
 
+/** 2, 4, 8, ... up to `most`. */
 function powersOfTwo(most: number): number[] {
-  return [2, 4, 8, 16, 32, 64].filter((k) => k <= most);
+  return Array.from({ length: Math.floor(Math.log2(most)) }, (_, i) => 2 ** (i + 1));
 }
 
 /** At most `most` of the items, spread evenly over the list. */

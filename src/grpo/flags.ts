@@ -3,12 +3,15 @@
  * are these flags' in camel case, as in the config.json that a run saves.
  */
 import { Option, type Command } from "commander";
+import { schedules } from "../autograd/schedule.ts";
 import { command, integer, number } from "../cli.ts";
 import { DEFAULT_MODEL } from "../model/chat_model.ts";
 import { OBJECTIVES } from "./objective.ts";
 import { PRESETS } from "./presets.ts";
 
 const MAX_SEED = 0xffffffff;
+/** At 1 a moment would never move, and its bias correction divides by 0. */
+const MAX_BETA = 0.999999;
 
 /** The command, ready to parse. */
 export function trainCommand(): Command {
@@ -29,10 +32,10 @@ export function trainCommand(): Command {
     .option("--dry-run", "prints settings, memory and time, and writes nothing")
     .optionsGroup("Saving and evaluation:")
     .option("--save-every <n>", "train steps between checkpoints; 0: only when it stops or fails", integer(0), 0)
-    .option("--keep-last <n>", "checkpoints to keep, beside the best one", integer(1), 2)
+    .option("--keep-last <n>", "checkpoints to keep, in addition to the best one", integer(1), 2)
     .option("--eval-every <n>", "train steps between evaluations on held-out prompts; 0: none at all", integer(0), 0)
     .option("--eval-prompts <n>", "held-out prompts to ask, at most", integer(1), 100)
-    .option("--eval-samples <n>", "replies to each: accuracy is their mean, pass@n whether one is right", integer(1), 4)
+    .option("--eval-samples <n>", "replies to each: accuracy is their mean, pass@2, 4, 8.. whether one is right", integer(1), 4)
     .optionsGroup("Rollouts:")
     .option("--train-steps <n>", "rounds of rollouts", integer(1), 5)
     .option("--prompts-per-step <n>", "prompts of a train step, where the environment has several", integer(1), 1)
@@ -73,7 +76,7 @@ export function trainCommand(): Command {
     .option("--mask-truncated", "do not train on completions cut at --max-rollout-tokens")
     .option("--entropy-bonus <x>", "weight of the policy's mean entropy in the objective", number(0), 0)
     .option("--top-entropy-quantile <x>", "train only on this share of tokens, the least decided", number(0.01, 1), 1)
-    .option("--off-policy-threshold <x>", "leave out bad completions that the policy has moved away from so far",
+    .option("--off-policy-threshold <x>", "leave out completions with A < 0 whose mean log-ratio is below -x (nats)",
       number(0))
     .optionsGroup("Training:")
     .option("--grad-updates-per-step <n>", "gradient steps per train step", integer(1), 5)
@@ -92,8 +95,13 @@ export function trainCommand(): Command {
     .option("--micro-batch <n>", "completions that go through the model at once (default: all of a gradient step)",
       integer(1))
     .option("--learning-rate <x>", "peak learning rate", number(0), 7e-4)
-    .option("--warmup-steps <n>", "gradient steps of linear warm-up; then linear decay to 0", integer(0), 5)
-    .option("--weight-decay <x>", "decoupled weight decay of AdamW", number(0), 0.01)
+    .addOption(choice("--lr-schedule <name>", "from the peak to the end of the run", Object.keys(schedules))
+      .default("linear"))
+    .option("--warmup-steps <n>", "gradient steps of linear warm-up, from 0", integer(0), 5)
+    .option("--adam-beta1 <x>", "decay of AdamW's first moment", number(0, MAX_BETA), 0.9)
+    .option("--adam-beta2 <x>", "decay of AdamW's second moment", number(0, MAX_BETA), 0.999)
+    .option("--adam-epsilon <x>", "added to the root of the second moment", number(0), 1e-8)
+    .option("--weight-decay <x>", "decoupled weight decay of AdamW, of norms and biases too", number(0), 0.01)
     .option("--max-grad-norm <x>", "clips the gradient's global norm; 0 does not", number(0), 0)
     .option("--gradient-checkpointing", "less memory for more time: backward computes layers again");
   return program;

@@ -26,8 +26,8 @@ export interface StepReward {
 export interface Evaluation {
   readonly step: number;
   readonly accuracy: number;
-  /** Share of held-out prompts with a right answer among several. */
-  readonly passAtK?: number;
+  /** Share of held-out prompts with a right answer among k. */
+  readonly passAtK?: { readonly k: number; readonly value: number };
 }
 
 export interface RunView {

@@ -25,8 +25,8 @@ export interface LossReadback {
  *   importance_ratio/min, mean, max   the ratios themselves
  *   approx_kl/k1, k3              KL(pi_old || pi_theta) from these ratios: mean of -log rho, of rho - 1 - log rho
  *
- * Means run over tokens whose mask is 1 or, where ratios are per completion, over completions that have such. For a step of several
- * micro-batches concatenate their readbacks, masks and advantages (all padded to one T).
+ * Means run over tokens whose mask is 1 or, where ratios are per completion, over completions that have such tokens. For
+ * a step of several micro-batches concatenate their readbacks, masks and advantages (all padded to one T).
  */
 export function lossMetrics(
   name: ObjectiveName,

@@ -5,7 +5,7 @@
  * objective_parts.ts what they are made of, objective_masks.ts masks and the entropy bonus, loss_metrics.ts what is
  * reported about a step.
  */
-import type { Batch, Objective, ObjectiveFunction, ObjectiveOptions, StepSize } from "./objective_parts.ts";
+import type { Batch, Objective, ObjectiveFunction, ObjectiveOptions, StepTotals } from "./objective_parts.ts";
 import { reinforceObjective, rlooObjective, sequenceObjective } from "./objective_sequence.ts";
 import {
   bnpoObjective,
@@ -62,7 +62,7 @@ export function evaluateObjective(
   name: ObjectiveName,
   batch: Batch,
   options: ObjectiveOptions,
-  step: StepSize,
+  step: StepTotals,
 ): Objective {
   checkOptions(name, options);
   checkBatch(name, batch);

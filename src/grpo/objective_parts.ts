@@ -41,7 +41,10 @@ export interface KlOptions {
   readonly beta: number;
   /** k3 unless given; see `klEstimate`. */
   readonly estimator?: "k1" | "k2" | "k3";
-  /** Multiplies the estimate by the importance ratio (DeepSeek-V3.2, 2025): unbiased for tokens of an older policy. */
+  /**
+   * Multiplies the estimate by the importance ratio (DeepSeek-V3.2, 2025). For tokens of an older policy k1 and k3 then
+   * have the value and the gradient of KL(pi_theta || pi_ref).
+   */
   readonly biasCorrection?: boolean;
 }
 
@@ -58,7 +61,7 @@ export interface ObjectiveOptions {
  * What an optimiser step consists of when it is split into micro-batches: divisors belong to the step, so that the sum
  * of the micro-batches' objectives is the objective of the whole, however uneven their lengths.
  */
-export interface StepSize {
+export interface StepTotals {
   /** Completions of the step, those left out included. */
   readonly sequences: number;
   /** Tokens of the step whose mask is 1. */
@@ -78,10 +81,10 @@ export interface Objective {
 }
 
 /** Every objective is one of these. */
-export type ObjectiveFunction = (batch: Batch, options: ObjectiveOptions, step: StepSize) => Objective;
+export type ObjectiveFunction = (batch: Batch, options: ObjectiveOptions, step: StepTotals) => Objective;
 
 /** The step of a batch that is a whole optimiser step by itself. */
-export function wholeStep({ mask }: Pick<Batch, "mask">, maxTokens: number): StepSize {
+export function wholeStep({ mask }: Pick<Batch, "mask">, maxTokens: number): StepTotals {
   const tokens = mask.reduce((sum, row) => sum + maskedTokens(row), 0);
   return { sequences: mask.length, tokens, microBatches: 1, maxTokens };
 }
@@ -144,7 +147,8 @@ export function clippedSurrogate(ratio: Variable, advantages: Variable, clip: Cl
  *
  *   k1 = -k            unbiased, may be negative; its gradient averages to 0, so as part of an objective it is noise
  *   k2 = k^2 / 2       biased value, unbiased gradient
- *   k3 = e^k - k - 1   unbiased, never negative; GRPO's choice (DeepSeekMath 2024, equation 4)
+ *   k3 = e^k - k - 1   unbiased, never negative; GRPO's choice (DeepSeekMath 2024, equation 4). Its gradient is that of
+ *                      the other divergence, KL(pi_ref || pi_theta)
  *
  * float32 leaves k3 an absolute error near 1e-7, where e^k - k - 1 cancels.
  */

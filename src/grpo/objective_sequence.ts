@@ -17,7 +17,7 @@ import {
   type Batch,
   type Objective,
   type ObjectiveOptions,
-  type StepSize,
+  type StepTotals,
 } from "./objective_parts.ts";
 
 /**
@@ -25,7 +25,7 @@ import {
  * log-ratio_it), and one KL estimate from the completion's log-probabilities: GRPO as written in the DeepSeek-R1 paper
  * (2025, equations 1 and 2), and as nano-rl runs it. A completion left out (a mask of zeros) adds nothing.
  */
-export function sequenceObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepSize): Objective {
+export function sequenceObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepTotals): Objective {
   const { clip, delta, kl: klOptions } = options;
   const ratio = ops.exp(ops.sum(logRatio(batch), [1]));
   let terms = clippedSurrogate(ratio, constant(tensor([...batch.advantages])), clip, delta);
@@ -35,10 +35,8 @@ export function sequenceObjective(batch: Batch, options: ObjectiveOptions, { seq
     if (klOptions.biasCorrection) kl = ops.mul(kl, ratio);
     terms = ops.sub(terms, ops.mulScalar(kl, klOptions.beta));
   }
-  // The mean over the batch, put right where the batch is a part of the step; in a whole step all weights are 1.
-  const share = batch.mask.length / sequences;
-  const weights = tensor(batch.mask.map((row) => (maskedTokens(row) > 0 ? share : 0)));
-  return { value: ops.mean(ops.mul(terms, constant(weights))), ratio: ratio.value, kl: kl && kl.value };
+  const weights = tensor(batch.mask.map((row) => (maskedTokens(row) > 0 ? 1 / sequences : 0)));
+  return { value: ops.sum(ops.mul(terms, constant(weights))), ratio: ratio.value, kl: kl && kl.value };
 }
 
 /**
@@ -46,7 +44,7 @@ export function sequenceObjective(batch: Batch, options: ObjectiveOptions, { seq
  * advantages (`advantages(groups, { baseline: "leave-one-out", scale: "none" })`). TRL subtracts its KL from the
  * reward; here it is a term of the objective.
  */
-export function rlooObjective(batch: Batch, options: ObjectiveOptions, step: StepSize): Objective {
+export function rlooObjective(batch: Batch, options: ObjectiveOptions, step: StepTotals): Objective {
   return sequenceObjective(batch, options, step);
 }
 
@@ -55,7 +53,7 @@ export function rlooObjective(batch: Batch, options: ObjectiveOptions, step: Ste
  * for fresh completions only: nothing holds back a step that goes too far. With advantages r_i (baseline "none") it is
  * the textbook's. KL estimates are per token and summed like the log-probabilities.
  */
-export function reinforceObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepSize): Objective {
+export function reinforceObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepTotals): Objective {
   const policy = ops.mul(advantageColumn(batch), batch.logProbs);
   return weightedSum(batch, policy, importanceRatio(batch), () => 1 / sequences, options);
 }

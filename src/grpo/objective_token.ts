@@ -19,7 +19,7 @@ import {
   type Batch,
   type Objective,
   type ObjectiveOptions,
-  type StepSize,
+  type StepTotals,
 } from "./objective_parts.ts";
 
 /** Ratios and clipped surrogates: what grpo, bnpo, dapo and dr_grpo share. */
@@ -35,17 +35,17 @@ function surrogates(
  * J = 1/N sum_i 1/|o_i| sum_t surr(rho_it, A_i): DeepSeekMath (Shao et al. 2024, equation 3).
  * Normaliser: the mean of each completion, then the mean over completions. Short completions weigh more per token.
  */
-export function grpoObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepSize): Objective {
+export function grpoObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepTotals): Objective {
   const { ratio, policy } = surrogates(batch, options);
   return weightedSum(batch, policy, ratio, (length) => 1 / (sequences * length), options);
 }
 
 /**
- * J = sum_i sum_t surr(rho_it, A_i) / sum_i |o_i|: DAPO (Yu et al. 2025, equation 8), and nano-rl's dapo.
+ * J = sum_i sum_t surr(rho_it, A_i) / sum_i |o_i|: DAPO (Yu et al. 2025, equation 8), and nano-rl's dapo of one group.
  * Normaliser: all tokens of the optimiser step (TRL's `num_items_in_batch`; the paper writes one prompt's group, and
  * its code does the same as TRL). Long completions weigh more.
  */
-export function dapoObjective(batch: Batch, options: ObjectiveOptions, { tokens }: StepSize): Objective {
+export function dapoObjective(batch: Batch, options: ObjectiveOptions, { tokens }: StepTotals): Objective {
   const { ratio, policy } = surrogates(batch, options);
   return weightedSum(batch, policy, ratio, () => 1 / tokens, options);
 }
@@ -54,7 +54,7 @@ export function dapoObjective(batch: Batch, options: ObjectiveOptions, { tokens 
  * The same sum divided by the tokens of the MICRO-BATCH, then averaged over micro-batches: TRL's `bnpo`.
  * The one normaliser that depends on how the step is split; equal to dapo when it is not.
  */
-export function bnpoObjective(batch: Batch, options: ObjectiveOptions, { microBatches }: StepSize): Objective {
+export function bnpoObjective(batch: Batch, options: ObjectiveOptions, { microBatches }: StepTotals): Objective {
   const { ratio, policy } = surrogates(batch, options);
   const localTokens = batch.mask.reduce((sum, row) => sum + maskedTokens(row), 0);
   return weightedSum(batch, policy, ratio, () => 1 / (microBatches * localTokens), options);
@@ -65,7 +65,7 @@ export function bnpoObjective(batch: Batch, options: ObjectiveOptions, { microBa
  * which goes with advantages that are not divided by a deviation.
  * Normaliser: a constant, so that neither a completion's own length nor the others' changes its weight.
  */
-export function drGrpoObjective(batch: Batch, options: ObjectiveOptions, step: StepSize): Objective {
+export function drGrpoObjective(batch: Batch, options: ObjectiveOptions, step: StepTotals): Objective {
   const { ratio, policy } = surrogates(batch, options);
   return weightedSum(batch, policy, ratio, () => 1 / (step.sequences * step.maxTokens), options);
 }
@@ -75,7 +75,7 @@ export function drGrpoObjective(batch: Batch, options: ObjectiveOptions, step: S
  * It clips completions, not tokens, and its ratios move little: ranges are near 3e-4 and 4e-4. TRL writes it as grpo
  * with `importance_sampling_level="sequence"`; so do we. Normaliser: the mean over completions.
  */
-export function gspoObjective(batch: Batch, options: ObjectiveOptions, step: StepSize): Objective {
+export function gspoObjective(batch: Batch, options: ObjectiveOptions, step: StepTotals): Objective {
   return grpoObjective(batch, { ...options, ratioLevel: "sequence" }, step);
 }
 
@@ -85,7 +85,7 @@ export function gspoObjective(batch: Batch, options: ObjectiveOptions, step: Ste
  * `clip.high` itself, not 1 + high, and there is no lower bound, as TRL has it (5 is recommended).
  * Normaliser: all tokens of the optimiser step.
  */
-export function cispoObjective(batch: Batch, options: ObjectiveOptions, { tokens }: StepSize): Objective {
+export function cispoObjective(batch: Batch, options: ObjectiveOptions, { tokens }: StepTotals): Objective {
   const ratio = importanceRatio(batch, options.ratioLevel);
   const weight = ops.mul(ops.clamp(detach(ratio), 0, options.clip.high), advantageColumn(batch));
   return weightedSum(batch, ops.mul(weight, batch.logProbs), ratio, () => 1 / tokens, options);
@@ -99,7 +99,7 @@ const SAPO_TEMPERATURES = { positive: 1, other: 1.05 };
  * TRL's `sapo`. A soft clip: f'(1) = 1, and the gradient fades on both sides instead of stopping. f(1) is 2/tau, not 1,
  * so the value says even less than the others'. Normaliser: as grpo.
  */
-export function sapoObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepSize): Objective {
+export function sapoObjective(batch: Batch, options: ObjectiveOptions, { sequences }: StepTotals): Objective {
   const { advantages } = batch;
   const column = (values: number[]): Variable => constant(tensor(values, [values.length, 1]));
   const tau = advantages.map((advantage) => SAPO_TEMPERATURES[advantage > 0 ? "positive" : "other"]);

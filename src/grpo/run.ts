@@ -86,6 +86,9 @@ export async function openRun(command: TrainCommand): Promise<Run> {
   requireRoom(model, [...trained, ...heldOut], prompts, config.maxRolloutTokens);
 
   const optimizer = adamw([...model.parameters.values()], {
+    beta1: config.adamBeta1,
+    beta2: config.adamBeta2,
+    eps: config.adamEpsilon,
     weightDecay: config.weightDecay,
     maximize: true,
     ...(config.maxGradNorm > 0 ? { maxGradNorm: config.maxGradNorm } : {}),
@@ -116,9 +119,8 @@ export async function openRun(command: TrainCommand): Promise<Run> {
       `GPU memory: about ${gib(bytes)} of ${gib(gpu().byteBudget)}`,
       `objective: ${config.objective}, divided by: ${OBJECTIVES[config.objective].normaliser}`,
       ...(chat.hasChatTemplate ? [] : [`note: ${config.model} has no chat template: prompts are plain text`]),
-      ...(config.evalEvery > 0 && heldOut.length === 0
-        ? [`note: environment ${task.name} has no held-out prompts: --eval-every does nothing`]
-        : []),
+      ...taskNotes(config, task.name, trained.length, heldOut.length),
+      ...trainingNotes(config),
       `settings: ${describeSettings(config)}`,
       ...(found ? resumeNotes(found, given) : []),
       ...(command.dryRun ? [] : [`run: ${config.out}`]),
@@ -171,6 +173,32 @@ export async function savePolicy({ config, textFrom }: Run, policy: Gpt, name: s
   const directory = join(config.out, name);
   await saveGpt(policy, directory, { textFrom: textSource(config.out, textFrom) });
   return directory;
+}
+
+function taskNotes({ evalEvery, promptsPerStep }: TrainConfig, name: string, trained: number, heldOut: number): string[] {
+  return [
+    ...(trained < promptsPerStep
+      ? [`note: environment ${name} gave ${trained} of the ${promptsPerStep} prompts of --prompts-per-step`]
+      : []),
+    ...(evalEvery > 0 && heldOut === 0
+      ? [`note: environment ${name} has no held-out prompts: --eval-every does nothing`]
+      : []),
+  ];
+}
+
+function trainingNotes({ objective, ...config }: TrainConfig): string[] {
+  const drawn = config.promptsPerStep * config.rolloutCount;
+  const isOnPolicy = config.gradUpdatesPerStep === 1 && config.replayBufferCapacity === drawn;
+  const updates = config.trainSteps * config.gradUpdatesPerStep;
+  return [
+    ...(OBJECTIVES[objective].ratio === "none" && !isOnPolicy
+      ? [`note: ${objective} has no ratio, so it is biased for completions of an older policy, as most are here. ` +
+          `Only new ones: --grad-updates-per-step 1 --replay-buffer-capacity ${drawn}`]
+      : []),
+    ...(config.warmupSteps >= updates
+      ? [`note: the run's ${updates} gradient steps end within --warmup-steps ${config.warmupSteps}: no step has the peak rate`]
+      : []),
+  ];
 }
 
 function resumeNotes(

@@ -28,15 +28,16 @@
  *
  * Departures from the paper: a group is drawn from a replay buffer of the newest experiences and may mix completions of
  * several train steps (`--replay groups` keeps groups as they were rolled out). Groups without reward spread are stepped
- * through: their gradient is zero, but momentum and weight decay still move the weights (`--dynamic-sampling` replaces
- * them). The reference policy stays what it was at the start. docs/derivations.md says more, and why.
+ * through: their gradient is zero, but momentum and weight decay still move the weights (with `--replay groups`,
+ * `--dynamic-sampling` replaces them). The reference policy stays what it was at the start. docs/derivations.md says
+ * more, and why.
  *
  * The first objectives are zero up to rounding, and should be: with pi_theta = pi_old every ratio is 1 and advantages
  * sum to zero. The gradient is not zero. Watch the rewards.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { linearSchedule } from "../autograd/schedule.ts";
+import { schedules } from "../autograd/schedule.ts";
 import { NumericsError, runMain } from "../cli.ts";
 import { GpuError } from "../tensor/device.ts";
 import { judgeStep } from "./alerts.ts";
@@ -191,8 +192,8 @@ async function update(
   const weights = task.functions.map(({ weight }) => weight);
   const advantages = advantagesOf(groups, buffer.experiences, config, weights);
   const totalSteps = config.trainSteps * config.gradUpdatesPerStep;
-  const schedule = linearSchedule(state.updates, { warmupSteps: config.warmupSteps, totalSteps });
-  const learningRate = config.learningRate * schedule;
+  const factor = schedules[config.lrSchedule](state.updates, { warmupSteps: config.warmupSteps, totalSteps });
+  const learningRate = config.learningRate * factor;
   const result = await gradientStep(model, optimizer, groups.flat(), advantages, learningRate, config);
 
   const skipped = !Number.isFinite(result.objective) || !Number.isFinite(result.gradNorm);
@@ -253,7 +254,7 @@ async function evaluatePolicy(run: Run, view: RunConsole): Promise<void> {
   state.evaluated = { step: trainStep, accuracy: evaluation.accuracy };
   const { accuracy, passAtK } = evaluation;
   const best = passAtK.at(-1);
-  view.evaluated({ step: trainStep, accuracy, ...(best ? { passAtK: best.value } : {}) });
+  view.evaluated({ step: trainStep, accuracy, ...(best ? { passAtK: best } : {}) });
 }
 
 async function saveIfDue(run: Run, view: RunConsole): Promise<void> {

@@ -18,7 +18,7 @@ import { objectiveOptions, type TrainConfig } from "./config.ts";
 import { lossMetrics, type LossReadback } from "./loss_metrics.ts";
 import { evaluateObjective } from "./objective.ts";
 import { completionMask, entropyBonus, highEntropyMask, offPolicyMask, policyWeightRows } from "./objective_masks.ts";
-import { padRows, wholeStep, type Batch, type StepSize } from "./objective_parts.ts";
+import { padRows, wholeStep, type Batch, type StepTotals } from "./objective_parts.ts";
 import type { Experience } from "./rollout.ts";
 
 export interface UpdateResult {
@@ -98,7 +98,7 @@ async function microBatch(
   experiences: readonly Experience[],
   mask: readonly (readonly number[])[],
   completionAdvantages: readonly number[],
-  step: StepSize,
+  step: StepTotals,
   config: UpdateConfig,
   finish: (() => Tensor) | null,
 ): Promise<MicroBatchResult> {

@@ -1,6 +1,6 @@
 /** Learning-rate schedules against the values of transformers' get_linear_ and get_cosine_schedule_with_warmup. */
 import { expect, test } from "vitest";
-import { cosineSchedule, linearSchedule } from "../../src/autograd/schedule.ts";
+import { constantSchedule, cosineSchedule, linearSchedule } from "../../src/autograd/schedule.ts";
 import * as nn from "../support/reference_nn.ts";
 
 test("linear: the reference experiment, 5 warm-up steps of 25", () => {
@@ -27,7 +27,13 @@ test("cosine: up, half-way down, 0 at the end and after", () => {
   for (let step = 11; step < 110; step++) expect(factor(step)).toBeLessThan(factor(step - 1));
 });
 
+test("constant: up, then level for ever", () => {
+  const factors = [0, 1, 4, 5, 6, 1000].map((step) => constantSchedule(step, { warmupSteps: 5, totalSteps: 10 }));
+  expect(factors).toEqual([0, 0.2, 0.8, 1, 1, 1]);
+});
+
 test("without warm-up the first step has the full rate", () => {
   expect(linearSchedule(0, { warmupSteps: 0, totalSteps: 5 })).toBe(1);
   expect(cosineSchedule(0, { warmupSteps: 0, totalSteps: 5 })).toBe(1);
+  expect(constantSchedule(0, { warmupSteps: 0, totalSteps: 5 })).toBe(1);
 });

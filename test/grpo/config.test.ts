@@ -105,6 +105,39 @@ describe("what a run saves", () => {
   });
 });
 
+describe("a saved config.json with other flags on top", () => {
+  test.each([
+    ["", "--objective gspo", { epsilon: 3e-4, epsilonHigh: 4e-4 }],
+    ["", "--objective dr_grpo", { scaleRewards: "none" }],
+    ["", "--objective sapo", { objective: "sapo" }],
+    ["--objective gspo", "--objective dapo", { epsilon: 0.2, epsilonHigh: 0.2 }],
+    ["--epsilon 0.3", "--epsilon 0.1", { epsilon: 0.1, epsilonHigh: 0.1 }],
+    ["", "--groups-per-update 4", { microBatch: 20 }],
+    ["", "--replay groups", { groupSize: 25, replayBufferCapacity: 25, microBatch: 25 }],
+    ["", "--prompts-per-step 4", { replayBufferCapacity: 100 }],
+  ])("what nobody gave follows from them: '%s', then '%s'", (before, flags, expected) => {
+    writeFileSync(settings, JSON.stringify(savedSettings(configOf(before))));
+    expect(configOf(`--config ${settings} ${flags}`)).toMatchObject(expected);
+  });
+
+  test("what was given stays", () => {
+    const given = "--objective dapo --epsilon 0.1 --epsilon-high 0.2 --scale-rewards group --micro-batch 2";
+    writeFileSync(settings, JSON.stringify(savedSettings(configOf(given))));
+    expect(configOf(`--config ${settings} --objective dr_grpo --groups-per-update 4`)).toMatchObject({
+      epsilon: 0.1, epsilonHigh: 0.2, scaleRewards: "group", microBatch: 2,
+    });
+  });
+
+  test("a resumed run keeps the numbers, and still knows which of them nobody gave", () => {
+    const saved = savedSettings(configOf("--objective gspo"));
+    const resumed = resumedConfig({ ...saved, microBatch: 3 }, "there", { microBatch: 3 });
+    expect(resumed).toMatchObject({ epsilon: 3e-4, epsilonHigh: 4e-4, microBatch: 3 });
+    const derived = saved["derived"] as string[];
+    expect(derived).toContain("epsilon");
+    expect(savedSettings(resumed)["derived"]).toEqual(derived.filter((key) => key !== "microBatch"));
+  });
+});
+
 test("the replay buffer holds what a train step draws, at the least", () => {
   expect(configOf("").replayBufferCapacity).toBe(50);
   expect(configOf("--prompts-per-step 3").replayBufferCapacity).toBe(75);
@@ -121,8 +154,12 @@ test("the objective takes its options from their flags", () => {
   for (const level of ["token", "sequence"]) expect(of(`--ratio-level ${level}`)).toEqual({ clip, ratioLevel: level });
   expect(of("--beta 0.5")).toEqual({ clip, kl: { beta: 0.5, estimator: "k3", biasCorrection: false } });
   for (const estimator of ["k1", "k2", "k3"]) {
-    const kl = { beta: 0.5, estimator, biasCorrection: true };
-    expect(of(`--beta 0.5 --kl-estimator ${estimator} --kl-bias-correction`)).toEqual({ clip, kl });
+    const kl = { beta: 0.5, estimator, biasCorrection: false };
+    expect(of(`--beta 0.5 --kl-estimator ${estimator}`)).toEqual({ clip, kl });
+    if (estimator === "k2") continue;
+    expect(of(`--beta 0.5 --kl-estimator ${estimator} --kl-bias-correction`)).toEqual({
+      clip, kl: { ...kl, biasCorrection: true },
+    });
   }
 });
 
@@ -164,6 +201,8 @@ test.each([
   ["--objective sequence --top-entropy-quantile 0.2", "--top-entropy-quantile weighs tokens"],
   ["--objective rloo --off-policy-threshold 1", "--off-policy-threshold weighs tokens"],
   ["--objective rloo --advantage-ddof 0", "--advantage-ddof needs --scale-rewards group or batch"],
+  ["--kl-bias-correction", "--kl-bias-correction needs --beta above 0"],
+  ["--beta 0.1 --kl-estimator k2 --kl-bias-correction", "does not go with --kl-estimator k2"],
   ["--objective dr_grpo --reward-aggregation normalize-then-sum", "needs group means and --scale-rewards group"],
 ])("%s is refused", (flags, message) => {
   expect(refusal(flags)).toContain(message);

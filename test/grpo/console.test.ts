@@ -83,7 +83,7 @@ function runStep(view: RunConsole, reply = "5"): void {
   view.stepDone({ step: 1, reward: 2 / 3 });
   view.alert(alert);
   view.phase("evaluating", 0);
-  view.evaluated({ step: 1, accuracy: 0.613, passAtK: 0.8 });
+  view.evaluated({ step: 1, accuracy: 0.613, passAtK: { k: 4, value: 0.8 } });
 }
 
 const STDOUT_LINES = [
@@ -98,7 +98,7 @@ const STDOUT_LINES = [
 const STDERR_LINES = [
   "note: grad step 2/2 in train step 1/3 was not finite: skipped, the weights stay as they are",
   "warning: no answer ended (train step 1): raise it",
-  "Held-out accuracy after train step 1: 61.3 %; right among several answers: 80.0 %",
+  "Held-out accuracy after train step 1: 61.3 %; one of 4 answers right: 80.0 %",
 ];
 
 describe("without a terminal", () => {

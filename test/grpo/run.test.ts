@@ -48,6 +48,35 @@ describe("flags of AdamW", () => {
     return [Math.hypot(...moments) / (1 - 0.9), gradNorm];
   }
 
+  test("--adam-beta1 and --adam-beta2 say how much of a gradient the moments take up", async () => {
+    const moments = async (flags: string): Promise<[first: number, second: number]> => {
+      const run = await opened(flags);
+      await step(run, [1, -1], 0);
+      const saved = await run.optimizer.exportState();
+      await run.close();
+      return [
+        Math.hypot(...saved.flatMap(({ firstMoment }) => [...firstMoment])),
+        Math.hypot(...saved.flatMap(({ secondMoment }) => [...secondMoment])),
+      ];
+    };
+    const [first, second] = await moments("--adam-beta1 0 --adam-beta2 0");
+    const [firstPart, secondPart] = await moments("--adam-beta1 0.75 --adam-beta2 0.5");
+    expect(firstPart / first).toBeCloseTo(0.25, 5);
+    expect(secondPart / second).toBeCloseTo(0.5, 5);
+  });
+
+  test("--adam-epsilon holds steps back where it is larger than the gradient", async () => {
+    const change = async (flags: string): Promise<number> => {
+      const run = await opened(`--weight-decay 0 ${flags}`);
+      const before = await weightsOf(run.model);
+      await step(run, [1, -1], 0.5);
+      const after = await weightsOf(run.model);
+      await run.close();
+      return Math.hypot(...after.map((value, i) => value - before[i]!));
+    };
+    expect(await change("--adam-epsilon 1000")).toBeLessThan(await change("--adam-epsilon 1e-8") / 100);
+  });
+
   test("--max-grad-norm bounds the gradient; 0, the default, does not", async () => {
     const [free, gradNorm] = await norms("--max-grad-norm 0");
     expect(free / gradNorm).toBeCloseTo(1, 4);
@@ -55,6 +84,23 @@ describe("flags of AdamW", () => {
     expect(clipped / gradNorm).toBeCloseTo(1 / 4, 4);
     expect(same).toBe(gradNorm);
   });
+});
+
+test.each([
+  ["--prompts-per-step 3", "note: environment digit gave 1 of the 3 prompts of --prompts-per-step"],
+  ["--eval-every 2", "note: environment digit has no held-out prompts: --eval-every does nothing"],
+  ["--objective reinforce", "--grad-updates-per-step 1 --replay-buffer-capacity 25"],
+  ["--warmup-steps 25", "note: the run's 25 gradient steps end within --warmup-steps 25: no step has the peak rate"],
+])("%s: a note says what it does not do", async (flags, note) => {
+  const run = await opened(flags);
+  expect(run.notes.filter((line) => line.startsWith("note: ") && line.includes(note))).toHaveLength(1);
+  await run.close();
+});
+
+test("no note about what is as it should be", async () => {
+  const run = await opened("--objective reinforce --grad-updates-per-step 1 --replay-buffer-capacity 25 --warmup-steps 4");
+  expect(run.notes.filter((line) => line.startsWith("note: "))).toEqual([]);
+  await run.close();
 });
 
 test("the good weights are a copy of the newest ones that were good", async () => {

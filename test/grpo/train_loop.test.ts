@@ -1,7 +1,7 @@
 /**
  * What the loop of train.ts does with flags that its parts, tested by themselves, do not see: where the reference's
- * log-probabilities come from, which groups are asked again, and how many of them a gradient step takes. Short runs
- * of the entry, judged by what they log.
+ * log-probabilities come from, which groups are asked again, how many of them a gradient step takes, and the learning
+ * rate. Short runs of the entry, judged by what they log.
  */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -127,4 +127,16 @@ describe("--groups-per-update, where a group's rewards tell which it is", () => 
     for (const reward of rewardsOf(logs)) expect([1, 2, 4, 8]).not.toContain(reward); // it is a mean of several
     expect(logs.updates.map((line) => line["grad_norm"])).toEqual([0, 0]);
   });
+});
+
+test.each([
+  ["linear", [1, 0.75, 0.5, 0.25]],
+  ["cosine", [1, 0.5 + Math.SQRT1_2 / 2, 0.5, 0.5 - Math.SQRT1_2 / 2]],
+  ["constant", [1, 1, 1, 1]],
+])("--lr-schedule %s", async (name, factors) => {
+  const { updates } = await logsOf(
+    `--lr-schedule ${name} --group-size 2 --learning-rate 0.01 --train-steps 2 --grad-updates-per-step 2`,
+  );
+  expect(updates).toHaveLength(4);
+  factors.forEach((factor, i) => expect(updates[i]!["learning_rate"]).toBeCloseTo(0.01 * factor, 12));
 });

@@ -11,7 +11,7 @@ import {
   wholeStep,
   type Batch,
   type ObjectiveOptions,
-  type StepSize,
+  type StepTotals,
 } from "../../src/grpo/objective_parts.ts";
 import { scopeAsync } from "../../src/tensor/memory.ts";
 import { readAll } from "../../src/tensor/tensor.ts";
@@ -38,7 +38,7 @@ export interface Group {
 export const MAX_TOKENS = 10;
 
 export const maskOf = ({ mask, logProbs }: Group): Rows => mask ?? logProbs.map((row) => row.map(() => 1));
-export const stepOf = (group: Group): StepSize => wholeStep({ mask: maskOf(group) }, MAX_TOKENS);
+export const stepOf = (group: Group): StepTotals => wholeStep({ mask: maskOf(group) }, MAX_TOKENS);
 
 export interface Padding {
   /** T; the longest row unless given. */
@@ -54,7 +54,7 @@ export async function evaluate(
   name: ObjectiveName,
   group: Group,
   options: ObjectiveOptions,
-  step: StepSize = stepOf(group),
+  step: StepTotals = stepOf(group),
   { width = Math.max(...group.logProbs.map(({ length }) => length)), side = "right" }: Padding = {},
 ) {
   const pad = (rows: Rows, fill: number): number[][] =>
@@ -109,7 +109,7 @@ export function referenceObjective(
   name: ObjectiveName,
   group: Group,
   { clip, delta = Infinity, ratioLevel = "token", kl }: ObjectiveOptions,
-  step: StepSize,
+  step: StepTotals,
   own: Rows,
 ): number {
   const mask = maskOf(group);
