@@ -46,7 +46,8 @@ const WORKGROUP: u32 = 64u;
 const CHUNK: u32 = 4096u; // elements per workgroup
 const NAN_BITS: u32 = 0x7fc00000u;
 
-// By the bits of the exponent: compilers assume that floats are finite and fold every comparison that asks.
+// By the bits of the exponent: compilers assume that floats are finite and fold every comparison that asks. They may fold
+// this too where they see the arithmetic that made `value`; so it is asked of values that come from memory.
 fn isFinite(value: f32) -> bool {
   return (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
 }
@@ -73,12 +74,13 @@ fn sumOfSquares(
 fn gradNorm(@builtin(local_invocation_index) thread: u32) {
   var sum = 0.0;
   for (var i = thread; i < params.partialCount; i += WORKGROUP) { sum += allPartials[i]; }
-  let total = sqrt(workgroupSum(sum, thread));
+  let square = workgroupSum(sum, thread);
   if (thread == 0u) {
+    let total = sqrt(square);
     norm[0] = total;
     let clipped = min(1.0, params.maxNorm / (total + 1e-6));
     // NaN only through the select on bits: min() would drop it.
-    scale[0] = bitcast<f32>(select(NAN_BITS, bitcast<u32>(clipped), isFinite(total)));
+    scale[0] = bitcast<f32>(select(NAN_BITS, bitcast<u32>(clipped), isFinite(square)));
   }
 }
 

@@ -107,12 +107,13 @@ fn powLog(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) gri
   }
 }
 
-/// A NaN on either side is kept; the built-in min would drop it.
+/// A NaN on either side is kept: the built-in drops it, and a compiler may make the built-in of a comparison.
 @compute @workgroup_size(WORKGROUP)
 fn minimum(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
   for (var i = id.x; i < params.size; i += grid.x * WORKGROUP) {
     let at = offsets(i);
-    y[i] = select(a[at.x], b[at.y], b[at.y] < a[at.x] || isNan(b[at.y]));
+    let smaller = select(a[at.x], b[at.y], b[at.y] < a[at.x] || isNan(b[at.y]));
+    y[i] = select(smaller, a[at.x], isNan(a[at.x]));
   }
 }
 
@@ -120,7 +121,8 @@ fn minimum(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) gr
 fn maximum(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
   for (var i = id.x; i < params.size; i += grid.x * WORKGROUP) {
     let at = offsets(i);
-    y[i] = select(a[at.x], b[at.y], b[at.y] > a[at.x] || isNan(b[at.y]));
+    let larger = select(a[at.x], b[at.y], b[at.y] > a[at.x] || isNan(b[at.y]));
+    y[i] = select(larger, a[at.x], isNan(a[at.x]));
   }
 }
 

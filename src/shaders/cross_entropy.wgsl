@@ -12,7 +12,7 @@
 //
 // One workgroup per row; a thread takes every WORKGROUP-th column.
 
-struct Params { rows: u32, cols: u32 }
+struct Params { rows: u32, cols: u32, one: f32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
@@ -51,8 +51,12 @@ fn crossEntropy(
     logSumExp[row] = largest + logSum;
     let id = targets[row];
     var loss = 0.0;
-    // Not logSumExp - logits[id]: that would round logSum away when the logits are large.
-    if (id != IGNORE) { loss = logSum - (logits[start + min(id, params.cols - 1u)] - largest) + nanUnlessValid(id); }
+    // Not logSumExp - logits[id]: that would round logSum away when the logits are large. A factor that the compiler does
+    // not know to be 1 keeps it from making that of this.
+    if (id != IGNORE) {
+      let below = (logits[start + min(id, params.cols - 1u)] - largest) * params.one;
+      loss = logSum - below + nanUnlessValid(id);
+    }
     losses[row] = loss;
   }
 }

@@ -24,7 +24,7 @@ const WORKGROUP: u32 = 64u;
 var<workgroup> partials: array<f32, ROW_THREADS>;
 
 fn combine(a: f32, b: f32) -> f32 {
-  if (MAXIMUM == 1u) { return select(a, b, b > a || isNan(b)); }
+  if (MAXIMUM == 1u) { return select(select(a, b, b > a || isNan(b)), a, isNan(a)); }
   return a + b;
 }
 

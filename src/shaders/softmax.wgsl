@@ -9,7 +9,7 @@
 // All buffers are [rows, cols]. One workgroup per row; a thread takes every WORKGROUP-th column. With the maximum taken
 // out no exponential exceeds 1 and their sum is at least 1, so neither overflow nor log(0) can happen.
 
-struct Params { rows: u32, cols: u32 }
+struct Params { rows: u32, cols: u32, one: f32 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -74,9 +74,10 @@ fn logSoftmax(
   var sum = 0.0;
   for (var col = thread; col < params.cols; col += WORKGROUP) { sum += exp(x[start + col] - largest); }
   let logSum = log(workgroupSum(sum, thread));
-  // (x - max) first: max + logSum would round logSum away when the logits are large.
+  // (x - max) first: max + logSum would round logSum away when the logits are large. A factor that the compiler does not
+  // know to be 1 keeps it from adding the two all the same.
   for (var col = thread; col < params.cols; col += WORKGROUP) {
-    y[start + col] = (x[start + col] - largest) - logSum;
+    y[start + col] = (x[start + col] - largest) * params.one - logSum;
   }
 }
 

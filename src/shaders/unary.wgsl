@@ -71,12 +71,12 @@ fn powScalar(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) 
   for (var i = id.x; i < params.size; i += grid.x * WORKGROUP) { y[i] = power(x[i], params.scalar); }
 }
 
-/// Comparisons instead of the built-in, which turns a NaN into a bound and so hides it.
+/// A NaN is kept: the built-in turns it into a bound, and a compiler may make the built-in of comparisons.
 @compute @workgroup_size(WORKGROUP)
 fn clampRange(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
   for (var i = id.x; i < params.size; i += grid.x * WORKGROUP) {
     let raised = select(x[i], params.low, x[i] < params.low);
-    y[i] = select(raised, params.high, raised > params.high);
+    y[i] = select(select(raised, params.high, raised > params.high), x[i], isNan(x[i]));
   }
 }
 

@@ -13,7 +13,7 @@ const forwardKernel = kernel({
   shader: "cross_entropy",
   entry: "crossEntropy",
   buffers: ["logits", "targets", "losses", "logSumExp"],
-  params,
+  params: [...params, "one"],
 });
 const backwardKernel = kernel({
   shader: "cross_entropy",
@@ -31,7 +31,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor): { losses: Tensor;
   const losses = empty([rows]);
   const logSumExp = empty([rows]);
   const buffers = { logits, targets, losses, logSumExp };
-  launch(forwardKernel, buffers, { rows, cols }, rows, { WORKGROUP: gpu().rowThreads });
+  launch(forwardKernel, buffers, { rows, cols, one: 1 }, rows, { WORKGROUP: gpu().rowThreads });
   return { losses, logSumExp };
 }
 

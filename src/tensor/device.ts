@@ -5,7 +5,7 @@
  * device loss is remembered, and every submit and readback rethrows it (`checkHealth`), so no result that comes out of
  * the engine was computed after a failure.
  */
-import { totalmem } from "node:os";
+import { platform, totalmem } from "node:os";
 import { prepareDriver } from "./driver.ts";
 
 /** A failure of the device, the driver or a shader. The message says the cause and, where there is one, the fix. */
@@ -24,6 +24,10 @@ export interface Gpu {
   readonly rowThreads: number;
   /** Bytes the buffer pool may hold. The software driver never reports out-of-memory, so the engine counts itself. */
   readonly byteBudget: number;
+  /** The buffer pool may be so many times as large as what was ever in use at once; then free buffers are given up. */
+  readonly poolRatio: number;
+  /** Dispatches of one submission, at most. */
+  readonly submissionLength: number;
   /** Bytes of a tensor that a kernel can see at one time; larger tensors are worked on by ranges (`ranges.ts`). */
   readonly maxBindingBytes: number;
 }
@@ -31,9 +35,12 @@ export interface Gpu {
 export interface GpuOptions {
   /**
    * Overrides the byte budget. By default it is what WEBGRPO_GPU_GIB in the environment says, in GiB, else half of the
-   * machine's memory on a software driver, and 64 GiB on a GPU, whose memory WebGPU does not tell.
+   * machine's memory on a software driver and on a Mac, whose GPU shares it, and 64 GiB on another GPU, whose memory
+   * WebGPU does not tell.
    */
   readonly byteBudget?: number;
+  /** Overrides the pool's ratio: no bound on a software driver, 1.5 on a GPU. */
+  readonly poolRatio?: number;
   /** Lowers the binding limit below the adapter's own. */
   readonly maxBindingBytes?: number;
 }
@@ -113,14 +120,20 @@ export async function openGpu(options: GpuOptions = {}): Promise<Gpu> {
       reportFailure(`GPU device lost (${lost.reason}): ${lost.message}. Fix: restart from the last checkpoint`);
     }
   });
+  const maxBinding = device.limits.maxStorageBufferBindingSize;
   current = {
     device,
     info,
     software,
     subgroupSize: features.includes("subgroups") ? uniformSize : 0,
     rowThreads: software ? 8 : 128,
-    byteBudget: options.byteBudget ?? budgetOfUser() ?? (info.isFallbackAdapter ? Math.floor(totalmem() / 2) : 64 * GIB),
-    maxBindingBytes: Math.min(options.maxBindingBytes ?? Infinity, device.limits.maxStorageBufferBindingSize),
+    byteBudget: options.byteBudget ?? budgetOfUser() ?? (sharesMemory(info) ? Math.floor(totalmem() / 2) : 64 * GIB),
+    poolRatio: options.poolRatio ?? (software ? Infinity : 1.5),
+    // Each submission wakes the software driver's threads. A GPU starts earlier with shorter ones, and no watchdog takes
+    // a long one for a hang.
+    submissionLength: software ? 256 : 64,
+    // Whole vectors: some adapters report 2 GiB - 4.
+    maxBindingBytes: Math.floor(Math.min(options.maxBindingBytes ?? Infinity, maxBinding) / 16) * 16,
   };
   return current;
 }
@@ -129,6 +142,11 @@ const GIB = 2 ** 30;
 const OUT_OF_MEMORY_FIX =
   ". Fix: set WEBGRPO_GPU_GIB to the GiB of memory that may be used, so that free buffers are given up in time; or a " +
   "smaller batch or model";
+
+/** Whether the adapter's memory is the machine's. An integrated GPU's is too, but WebGPU does not tell those apart. */
+function sharesMemory({ isFallbackAdapter }: GPUAdapterInfo): boolean {
+  return isFallbackAdapter || platform() === "darwin";
+}
 
 /** Bytes; null where the user has not set any. @throws GpuError for a setting that is no positive number. */
 function budgetOfUser(): number | null {

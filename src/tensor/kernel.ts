@@ -162,8 +162,8 @@ function pipelineFor(kernel: Kernel<string, string>, constants: Constants): Pipe
 }
 
 function createPipeline(kernel: Kernel<string, string>, label: string, constants: Constants): Pipeline {
-  const { device, subgroupSize } = gpu();
-  const isOneSubgroup = constants.WORKGROUP !== undefined && constants.WORKGROUP === subgroupSize;
+  const { device, software, subgroupSize } = gpu();
+  const isOneSubgroup = software && constants.WORKGROUP !== undefined && constants.WORKGROUP === subgroupSize;
   const code = loadShader(kernel.shader, constants, {
     ...(isOneSubgroup ? { workgroup_reduce: "subgroup_reduce" } : {}),
     ...(constants.WHOLE_VECTORS === 0 ? { row_vectors: "row_elements" } : {}),

@@ -7,7 +7,8 @@
  * A released buffer may be reused at once, while commands that read it are still queued: commands run in the order they
  * were recorded, so the old reader always comes before the new writer. Only host uploads bypass that order; the
  * recorder handles them (`upload` in recorder.ts). A new buffer costs milliseconds on the software driver (page
- * faults), which is why nothing is destroyed until the byte budget is reached.
+ * faults), which is why nothing is destroyed there until the byte budget is reached. On a GPU, whose memory nobody tells,
+ * free buffers are also given up when the pool has grown to `poolRatio` times what was ever in use at once.
  */
 import { GpuError, gpu } from "./device.ts";
 
@@ -214,13 +215,14 @@ export async function scopeAsync<T>(body: () => Promise<T>): Promise<T> {
 }
 
 function createBuffer(capacity: number): PooledBuffer {
-  const { device, byteBudget } = gpu();
+  const { device, byteBudget, poolRatio } = gpu();
   if (capacity > device.limits.maxBufferSize) {
     throw new GpuError(
       `a buffer of ${mib(capacity)} exceeds this adapter's limit of ${mib(device.limits.maxBufferSize)}`,
     );
   }
-  if (stats.poolBytes + capacity > byteBudget) trimPool();
+  const peakBytes = Math.max(stats.peakBytes, stats.liveBytes + capacity);
+  if (stats.poolBytes + capacity > Math.min(byteBudget, poolRatio * peakBytes)) trimPool();
   if (stats.poolBytes + capacity > byteBudget) {
     throw new GpuError(
       `out of GPU memory: ${mib(capacity)} more would exceed the budget of ${mib(byteBudget)} ` +

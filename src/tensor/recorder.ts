@@ -1,8 +1,8 @@
 /**
  * Records dispatches into one open compute pass and submits them in batches.
  *
- * A submission holds at most `SLOTS` dispatches. Their parameters share one uniform buffer, a slot each, written by a
- * single upload just before the submit. The same buffer serves every submission, because the queue runs upload and
+ * A submission holds at most `gpu().submissionLength` dispatches. Their parameters share one uniform buffer, a slot each,
+ * written by a single upload just before the submit. The same buffer serves every submission, because the queue runs upload and
  * submit in order. Each slot has a bind group of its own, which serves all kernels; a dynamic offset would need only
  * one, but the software driver then allocates and maps a descriptor set for every dispatch.
  */
@@ -10,7 +10,6 @@ import { checkHealth, gpu, settleChecks } from "./device.ts";
 import { beforeTrim, type PooledBuffer, type Storage } from "./memory.ts";
 import { waitForGpu } from "./wait.ts";
 
-const SLOTS = 256;
 const SLOT_BYTES = 256;
 
 /** The uniform buffer, and the bind groups of the slots used so far. */
@@ -21,7 +20,7 @@ interface Slots {
 }
 
 let slots: Slots | null = null;
-const staged = new DataView(new ArrayBuffer(SLOTS * SLOT_BYTES));
+let staged = new DataView(new ArrayBuffer(0));
 let encoder: GPUCommandEncoder | null = null;
 let pass: GPUComputePassEncoder | null = null;
 /** The pipeline that is set in the open pass. */
@@ -54,10 +53,11 @@ export function observe(observer: Observer): () => void {
 
 function openSlots(): Slots {
   if (slots) return slots;
-  const { device } = gpu();
+  const { device, submissionLength } = gpu();
   const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+  staged = new DataView(new ArrayBuffer(submissionLength * SLOT_BYTES));
   slots = {
-    buffer: device.createBuffer({ label: "params", size: SLOTS * SLOT_BYTES, usage }),
+    buffer: device.createBuffer({ label: "params", size: staged.byteLength, usage }),
     layout: device.createBindGroupLayout({
       label: "params",
       entries: [{ binding: 0, visibility: GPUShaderStage.COMPUTE, buffer: { type: "uniform" } }],
@@ -95,7 +95,7 @@ export function record(
   used: readonly PooledBuffer[],
 ): void {
   for (const { dispatch } of observers) dispatch?.([pipeline, bindGroup, writeParams, grid, used]);
-  if (recorded === SLOTS) submit();
+  if (recorded === gpu().submissionLength) submit();
   encoder ??= gpu().device.createCommandEncoder();
   pass ??= encoder.beginComputePass();
   if (pipeline !== current) pass.setPipeline(pipeline);

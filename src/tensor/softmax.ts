@@ -6,8 +6,8 @@ import { empty, type Tensor } from "./tensor.ts";
 
 const params = ["rows", "cols"] as const;
 const kernels = {
-  softmax: kernel({ shader: "softmax", entry: "softmax", buffers: ["x", "y"], params }),
-  logSoftmax: kernel({ shader: "softmax", entry: "logSoftmax", buffers: ["x", "y"], params }),
+  softmax: kernel({ shader: "softmax", entry: "softmax", buffers: ["x", "y"], params: [...params, "one"] }),
+  logSoftmax: kernel({ shader: "softmax", entry: "logSoftmax", buffers: ["x", "y"], params: [...params, "one"] }),
 };
 const backwardKernels = {
   softmax: kernel({ shader: "softmax", entry: "softmaxBackward", buffers: ["savedY", "dy", "dx"], params }),
@@ -17,7 +17,7 @@ const backwardKernels = {
 function forward(op: keyof typeof kernels, x: Tensor): Tensor {
   const { rows, cols } = rowsOf(op, x);
   const y = empty(x.shape);
-  launch(kernels[op], { x, y }, { rows, cols }, rows, { WORKGROUP: gpu().rowThreads });
+  launch(kernels[op], { x, y }, { rows, cols, one: 1 }, rows, { WORKGROUP: gpu().rowThreads });
   return y;
 }
 
