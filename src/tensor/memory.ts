@@ -46,6 +46,9 @@ export interface MemoryStats {
  */
 const MAX_BYTES = 2 ** 31;
 
+/** Nobody minds a pool of this size, 64 MiB, whatever is in use. */
+const SMALL_POOL = 2 ** 26;
+
 /** By capacity; each list with the newest first, so that the oldest is popped. */
 const freeBuffers = new Map<number, PooledBuffer[]>();
 const scopes: Set<Storage>[] = [];
@@ -222,7 +225,8 @@ function createBuffer(capacity: number): PooledBuffer {
     );
   }
   const peakBytes = Math.max(stats.peakBytes, stats.liveBytes + capacity);
-  if (stats.poolBytes + capacity > Math.min(byteBudget, poolRatio * peakBytes)) trimPool();
+  const comfortable = Math.max(SMALL_POOL, poolRatio * peakBytes);
+  if (stats.poolBytes + capacity > Math.min(byteBudget, comfortable)) trimPool();
   if (stats.poolBytes + capacity > byteBudget) {
     throw new GpuError(
       `out of GPU memory: ${mib(capacity)} more would exceed the budget of ${mib(byteBudget)} ` +
