@@ -85,8 +85,17 @@ export function requireNewDirectory(directory: string, flag: string): void {
   }
 }
 
-/** Runs an entry: a known failure becomes one line on stderr and an exit code. */
+/**
+ * Runs an entry: a known failure becomes one line on stderr and an exit code. Where nobody reads the output any more, as
+ * in `train | head`, the entry goes on in silence: its files are what it is run for.
+ */
 export async function runMain(main: () => Promise<void>): Promise<void> {
+  const streams = [process.stdout, process.stderr];
+  for (const stream of streams) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+    });
+  }
   try {
     await main();
   } catch (error) {
@@ -99,7 +108,8 @@ export async function runMain(main: () => Promise<void>): Promise<void> {
       else console.error(`error: ${oneLine(messageOf(cause as Error), process.exitCode)}`);
     }
   }
-  // Dawn's event loop may keep the process alive; everything is written synchronously by now.
+  // Dawn's event loop may keep the process alive. What a pipe has not taken yet would be lost.
+  await Promise.all(streams.map((stream) => new Promise<void>((done) => stream.write("", () => done()))));
   process.exit();
 }
 

@@ -2,9 +2,12 @@
  * The command-line entries with bad input, each in a process of its own: one line that begins with "error:", the
  * documented exit code, no stack trace, and no output left behind.
  */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { CommanderError } from "commander";
 import { afterAll, describe, expect, test, vi } from "vitest";
 import { writeSafetensors, type TensorToWrite } from "../src/data/safetensors.ts";
@@ -258,6 +261,28 @@ describe("a model or data that cannot be used, exit 3", () => {
     const file = fresh();
     writeFileSync(file, "a file"); // works for root too, whom no permission stops
     await refuses(entry, [...args, "--out", join(file, "run")], 3, /ENOTDIR/);
+  });
+});
+
+describe("output through a pipe", () => {
+  test("all of it arrives, however slowly it is read", async () => {
+    const code = 'import { runMain } from "./src/cli.ts"; await runMain(async () => console.log("x".repeat(3e6)));';
+    const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", code], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await once(child.stdout, "readable");
+    await setTimeout(300); // nothing is read meanwhile
+    let length = 0;
+    for await (const chunk of child.stdout) length += (chunk as Buffer).length;
+    expect(length).toBe(3e6 + 1);
+  });
+
+  test("a run outlives whoever read its output", async () => {
+    const out = fresh();
+    const args = ["--model", model, "--out", out, "--rollout-count", "5", "--train-steps", "2"];
+    const { code, stderr } = await runEntry("grpo/train", args, { onStdout: (_, child) => child.stdout!.destroy() });
+    expect([code, stderr]).toEqual([0, expect.stringContaining("trained model: ")]);
+    expect(readdirSync(out)).toContain("model");
   });
 });
 

@@ -74,10 +74,9 @@ export function checkNumbers({ logProbs }: Completion): void {
   if (!logProbs.every(Number.isFinite)) throw new NumericsError(NOT_FINITE);
 }
 
-/** `generate | head` closes the pipe early: that is no error, and nobody reads the rest. */
+/** `generate | head` closes the pipe early: that is no error, and an entry that only prints has nothing left to do. */
 export function endQuietlyOnClosedPipe(): void {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-    process.exit(0);
+    if (error.code === "EPIPE") process.exit(0);
   });
 }
