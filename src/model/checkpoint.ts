@@ -25,7 +25,7 @@ import { isAlive, namesIn } from "../folder_lock.ts";
 import { read } from "../tensor/tensor.ts";
 import { CheckpointError, configToHub, readConfig, readJsonObject, type GptConfig } from "./config.ts";
 import { createGpt, type CreateOptions, type Gpt } from "./gpt.ts";
-import { parameterOf, parameterShapes } from "./parameters.ts";
+import { HEAD, parameterOf, parameterShapes, partNames } from "./parameters.ts";
 
 /** Files beside the weights that make a directory usable for text; copied along when a model is saved. */
 export const TEXT_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
@@ -41,6 +41,7 @@ export function loadGpt(directory: string, options: CreateOptions = {}): Gpt {
   const weights = openWeights(directory);
   try {
     const tensorNames = parameterTensors(directory, config, weights);
+    requireTiedHead(directory, config, weights, tensorNames);
     return createGpt(config, (name) => weights.readF32(tensorNames.get(name)!), options);
   } finally {
     weights.close();
@@ -173,6 +174,10 @@ function parameterTensors(directory: string, config: GptConfig, weights: WeightF
       problems.push(`${quote(tensorName)} and ${quote(tensorNames.get(name)!)} are the same parameter`);
     } else tensorNames.set(name, tensorName);
   }
+  const embedding = `${partNames(config).embedding}.weight`;
+  if (config.tiedEmbeddings && !tensorNames.has(embedding) && weights.entries.has(`${HEAD}.weight`)) {
+    tensorNames.set(embedding, `${HEAD}.weight`); // either name may stand for the one parameter
+  }
   for (const [name, shape] of expected) {
     const found = weights.entries.get(tensorNames.get(name) ?? name)?.shape;
     if (!found) problems.push(`missing ${name} [${shape.join(", ")}]`);
@@ -188,4 +193,22 @@ function parameterTensors(directory: string, config: GptConfig, weights: WeightF
     );
   }
   return tensorNames;
+}
+
+/**
+ * A tied checkpoint may hold a copy of the embedding as its head, and nothing else: with another head it would be
+ * another model.
+ */
+function requireTiedHead(
+  directory: string, config: GptConfig, weights: WeightFiles, tensorNames: ReadonlyMap<string, string>,
+): void {
+  const head = `${HEAD}.weight`;
+  const embedding = tensorNames.get(`${partNames(config).embedding}.weight`)!;
+  if (!config.tiedEmbeddings || embedding === head || !weights.entries.has(head)) return;
+  const [own, copy] = [weights.readF32(embedding), weights.readF32(head)];
+  if (own.length === copy.length && own.every((value, i) => value === copy[i])) return;
+  throw new CheckpointError(
+    `${directory}: config.json ties ${head} to the embedding, but the weights hold another one. ` +
+      'Fix: "tie_word_embeddings": false in config.json',
+  );
 }

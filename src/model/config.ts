@@ -174,10 +174,14 @@ function readLlamaLike(family: Exclude<Family, "gpt2">, reader: ConfigReader): G
   };
 }
 
-/** `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4, the hub). */
+/**
+ * `rope_theta` and `rope_scaling` (transformers 4, the hub) or `rope_parameters` (transformers 5). As there, a scaling
+ * that somebody has added to a file with parameters counts, and not they.
+ */
 function readRope({ path, json, number, refuse }: ConfigReader): NonNullable<GptConfig["rope"]> {
   const [scaling, parameters] = [json["rope_scaling"], json["rope_parameters"]] as (JsonObject | null | undefined)[];
-  const rope: JsonObject = { ...scaling, ...parameters };
+  const isGiven = scaling && Object.keys(scaling).length > 0;
+  const rope: JsonObject = (isGiven ? scaling : parameters) ?? {};
   const type = rope["rope_type"] ?? rope["type"] ?? "default";
   const theta = number("rope_theta", number("rope_theta", 10000), rope);
   if ((rope["partial_rotary_factor"] ?? json["partial_rotary_factor"] ?? 1) !== 1) refuse("partial rotary embedding");

@@ -157,19 +157,34 @@ describe("round trips", () => {
     disposeGpt(model);
   });
 
-  test("a tied checkpoint may carry a copy of the embedding as its head", () => {
-    const path = broken(() => {
+  /** The tied checkpoint with a head, changed by `change`, and with or without its embedding. */
+  const withHead = (change: (head: Float32Array) => void, keepEmbedding = true): string =>
+    broken(() => {
       const file = openSafetensors(join(directory, "model.safetensors"));
       const tensors = [...parameterShapes(tinyConfig()), ["lm_head.weight", [40, 16]] as const].map(([name, shape]) => {
-        const source = name === "lm_head.weight" ? "model.embed_tokens.weight" : name;
-        return { name, shape, dtype: "F32" as const, data: file.readF32(source) };
+        const isHead = name === "lm_head.weight";
+        const data = file.readF32(isHead ? "model.embed_tokens.weight" : name);
+        if (isHead) change(data);
+        return { name, shape, dtype: "F32" as const, data };
       });
       file.close();
-      writeSafetensors(join(directory, "model.safetensors"), tensors);
+      const kept = tensors.filter(({ name }) => keepEmbedding || name !== "model.embed_tokens.weight");
+      writeSafetensors(join(directory, "model.safetensors"), kept);
     });
-    const model = loadGpt(path);
-    expect(model.parameters.has("lm_head.weight")).toBe(false);
-    disposeGpt(model);
+
+  test.each([
+    ["a copy of the embedding as its head", true],
+    ["the head alone", false],
+  ])("a tied checkpoint may hold %s", async (_, keepEmbedding) => {
+    const models = [createGpt(tinyConfig(), randomWeights(1)), loadGpt(withHead(() => undefined, keepEmbedding))];
+    const [expected, loaded] = [await bitsOf(models[0]!), await bitsOf(models[1]!)];
+    expect(loaded).toEqual(expected);
+    models.forEach(disposeGpt);
+  });
+
+  test("a tied checkpoint with another head is another model, and refused", () => {
+    const path = withHead((head) => (head[7]! += 1));
+    expect(() => loadGpt(path)).toThrow(/ties lm_head\.weight to the embedding, but .* Fix: "tie_word_embeddings": false/);
   });
 });
 
