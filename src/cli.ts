@@ -30,6 +30,7 @@ const FILE_FIXES: Readonly<Record<string, string>> = {
   EACCES: "give yourself the right to that path, or choose another",
   EPERM: "give yourself the right to that path, or choose another",
   ENOENT: "check the path",
+  EISDIR: "give a file, not a folder",
 };
 
 /** Exit codes: 0 ok, 1 bug, 2 usage, 3 model or data refused, 4 GPU, 5 numerics. */

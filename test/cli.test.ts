@@ -148,6 +148,11 @@ describe("usage, exit 2", () => {
   test.each<[string, string, string[], RegExp]>([
     ["no prompt", "model/generate", [], /give either --prompt TEXT or --score FILE/],
     ["prompt and score", "model/generate", ["--prompt", "Hi", "--score", "x"], /give either --prompt TEXT or --score/],
+    ["a flag that scoring ignores", "model/generate", ["--score", "x", "--samples", "4"],
+      /--samples does not go with --score, which draws nothing\. Fix: drop it/],
+    ["next to no temperature", "model/generate", ["--prompt", "Hi", "--temperature", "1e-39"],
+      /must be 0, or a number from 0\.001 to 1000/],
+    ["too much of it", "model/chat", ["--temperature", "1e39"], /must be a number from 0 to 1000/],
     ["a share above 1", "model/generate", ["--prompt", "Hi", "--top-p", "1.5"], /must be a number from 0 to 1/],
     ["a negative count", "model/chat", ["--top-k", "-1"], /must be an integer from 0 to/],
     ["no tokens", "model/generate", ["--prompt", "Hi", "--max-tokens", "0"], /must be an integer from 1 up/],
@@ -240,6 +245,15 @@ describe("a model or data that cannot be used, exit 3", () => {
 
   test("a file to score that does not exist", async () => {
     await refuses("model/generate", ["--score", fresh(), "--model", model], 3, /ENOENT/);
+    await refuses("model/generate", ["--score", model, "--model", model], 3, /EISDIR.*Fix: give a file, not a folder/);
+  });
+
+  test("a run's folder in place of its model's", async () => {
+    const run = fresh();
+    mkdirSync(run);
+    cpSync(model, join(run, "model"), { recursive: true });
+    writeFileSync(join(run, "config.json"), '{"seed": 1}');
+    await refuses("model/generate", ["--prompt", "Hi", "--model", run], 3, /config\.json is no model's\. Fix: --model .*model$/);
   });
 
   test("no corpora, damaged corpora, no checkpoint to resume", async () => {

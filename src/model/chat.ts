@@ -65,7 +65,7 @@ async function main(): Promise<void> {
   endQuietlyOnClosedPipe();
   const { directory, text } = await openText(flags);
   // The cache grows with the conversation; what a long one needs should be there.
-  const promptLength = Math.min(LONG_CONVERSATION, readConfig(directory).maxPositions);
+  const promptLength = Math.min(LONG_CONVERSATION, readConfig(directory).maxPositions, text.maxLength);
   const model = loadFor({ prompts: 1, rows: 1, promptLength, newTokens: flags.maxTokens }, directory, flags);
   const chat: ChatModel = { ...text, model };
   if (!chat.hasChatTemplate) {
@@ -138,25 +138,25 @@ function runCommand(session: Session, line: string): void {
 /** Streams the reply to one message of the user, and adds both to the history. */
 async function answer(session: Session, text: string): Promise<void> {
   const { chat, flags } = session;
-  const { maxPositions } = chat.model.config;
+  const maxLength = Math.min(chat.model.config.maxPositions, chat.maxLength);
   const system = session.system === undefined ? [] : [{ role: "system", content: session.system }];
   const messages = [...system, ...session.history, { role: "user", content: text }];
-  const wantedRoom = Math.min(flags.maxTokens, Math.floor(maxPositions / 2));
+  const wantedRoom = Math.min(flags.maxTokens, Math.floor(maxLength / 2));
   let fitted: FittedHistory;
   try {
-    fitted = fitHistory(messages, chat.encodePrompt, maxPositions, wantedRoom);
+    fitted = fitHistory(messages, chat.encodePrompt, maxLength, wantedRoom);
   } catch (error) {
     if (!(error instanceof TemplateError)) throw error; // some templates know no system message
     console.error(`not sent: ${visibleLine(error.message)}`);
     return;
   }
-  const room = maxPositions - fitted.ids.length;
+  const room = maxLength - fitted.ids.length;
   if (room < 1) {
-    console.error(`not sent: ${fitted.ids.length} tokens, and the model has only ${maxPositions} positions`);
+    console.error(`not sent: ${fitted.ids.length} tokens, and the model reads only ${maxLength}`);
     return;
   }
   if (fitted.dropped > 0) {
-    console.error(`(forgot the oldest ${fitted.dropped} messages: the model has only ${maxPositions} positions)`);
+    console.error(`(forgot the oldest ${fitted.dropped} messages: the model reads only ${maxLength} tokens)`);
   }
 
   const decoder = chat.tokenizer.streamDecoder({ skipSpecial: true });

@@ -23,9 +23,15 @@ export interface ChatText {
   readonly encodePrompt: (messages: readonly ChatMessage[]) => number[];
   /**
    * Text of the user's own as the tokenizer's own call encodes it (`tokenizer(text).input_ids`): the texts of special
-   * tokens stand for those tokens, and the token that begins a text comes first where the model was trained with one.
+   * tokens stand for those tokens, and the token that begins a text comes first where the model was trained with one
+   * (`add_bos_token` counts, as in transformers 4; transformers 5 asks tokenizer.json alone).
    */
   readonly encodeText: (text: string) => number[];
+  /**
+   * Tokens that the model was made to read at once (`model_max_length` of tokenizer_config.json), which may be fewer than
+   * it has positions; Infinity where the file does not say.
+   */
+  readonly maxLength: number;
 }
 
 export interface ChatModel extends ChatText {
@@ -62,7 +68,8 @@ export function openChatText(directory: string): ChatText {
       `${directory}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${vocabSize}`,
     );
   }
-  const begin = beginIds(directory, tokenizer);
+  const config = tokenizerConfig(directory);
+  const begin = beginIds(directory, config, tokenizer);
   const encodePrompt = (messages: readonly ChatMessage[]): number[] => {
     if (chatTemplate === undefined) {
       return [...begin, ...tokenizer.encode(messages.map(({ content }) => content).join("\n"))];
@@ -71,24 +78,38 @@ export function openChatText(directory: string): ChatText {
     return encodeChat(tokenizer, chatTemplate, messages, options);
   };
   const encodeText = (text: string): number[] => [...begin, ...tokenizer.encodeWithSpecials(text)];
-  return { tokenizer, hasChatTemplate: chatTemplate !== undefined, encodePrompt, encodeText };
+  const length = config.model_max_length;
+  const maxLength = typeof length === "number" && length >= 1 ? length : Infinity;
+  return { tokenizer, hasChatTemplate: chatTemplate !== undefined, encodePrompt, encodeText, maxLength };
+}
+
+/** What is read here of a file that the tokenizer has read before. */
+interface TokenizerConfig {
+  readonly add_bos_token?: unknown;
+  readonly model_max_length?: unknown;
+}
+
+function tokenizerConfig(directory: string): TokenizerConfig {
+  const path = join(directory, "tokenizer_config.json");
+  return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as TokenizerConfig) : {};
 }
 
 /**
  * Ids that the model's own tokenizer puts in front of a text: those before "A" in the template of tokenizer.json's
  * post-processor (Llama 3: <|begin_of_text|>), or the begin token that tokenizer_config.json asks for; often none.
  */
-function beginIds(directory: string, tokenizer: Tokenizer): number[] {
-  const read = <T>(file: string): T => JSON.parse(readFileSync(join(directory, file), "utf8")) as T; // checked before
-  const config = existsSync(join(directory, "tokenizer_config.json"))
-    ? read<{ add_bos_token?: unknown }>("tokenizer_config.json")
-    : {};
+function beginIds(directory: string, config: TokenizerConfig, tokenizer: Tokenizer): number[] {
   if (config.add_bos_token === true && tokenizer.bosToken !== undefined) return [tokenizer.idOf(tokenizer.bosToken)];
-  const root = read<{ post_processor?: PostProcessor | null }>("tokenizer.json").post_processor;
+  const tokenizerJson = JSON.parse(readFileSync(join(directory, "tokenizer.json"), "utf8")) as TokenizerJson;
+  const root = tokenizerJson.post_processor;
   const template = [root, ...list(root?.processors)].find((stage) => stage?.type === "TemplateProcessing");
   const parts = list(template?.single);
   const textAt = parts.findIndex((part) => part?.SpecialToken === undefined);
   return parts.slice(0, Math.max(textAt, 0)).map((part) => tokenizer.idOf(part!.SpecialToken!.id));
+}
+
+interface TokenizerJson {
+  readonly post_processor?: PostProcessor | null;
 }
 
 /** The part of tokenizer.json's post-processor that is read here; nobody has checked it before. */

@@ -88,6 +88,10 @@ export function readConfig(directory: string): GptConfig {
   const family = json["model_type"];
   if (typeof family !== "string" || !Object.hasOwn(FAMILIES, family)) {
     const known = Object.keys(FAMILIES).join(", ");
+    const inner = join(directory, "model"); // of the folder of a run
+    if (family === undefined && existsSync(join(inner, "config.json"))) {
+      throw new CheckpointError(`${path} is no model's. Fix: --model ${inner}`);
+    }
     throw new CheckpointError(`${path}: model_type ${JSON.stringify(family)} is not supported (only ${known} are)`);
   }
   const reader = configReader(path, json);

@@ -32,16 +32,26 @@ interface Flags extends TextFlags {
   readonly json?: true;
 }
 
+/** What --score heeds. */
+const SCORING_FLAGS = ["score", "model", "bf16", "json"];
+
 function parseFlags(): Flags {
   const generate = command("generate", "Prints a model's reply to a prompt, or the log-probabilities of a given text.")
     .option("--prompt <text>", "what the user says; - reads it from stdin")
     .option("--score <file>", "print each token's log-probability as JSON; plain text, {text} or {ids}; - is stdin")
     .option("--raw", "continue the prompt as plain text, without the chat template")
-    .option("--samples <n>", "replies to draw, one a line", integer(1, 4096), 1)
+    .option("--samples <n>", "replies to draw, one after the other", integer(1, 4096), 1)
     .option("--json", "print one JSON object: texts, token ids, log-probabilities");
   const flags = addTextFlags(generate, { temperature: 0, topP: 1, maxTokens: 60 }).parse().opts<Flags>();
   if ((flags.prompt === undefined) === (flags.score === undefined)) {
     throw new UsageError("give either --prompt TEXT or --score FILE");
+  }
+  const ignored = generate.options.find((option) => {
+    const name = option.attributeName();
+    return generate.getOptionValueSource(name) === "cli" && !SCORING_FLAGS.includes(name);
+  });
+  if (flags.score !== undefined && ignored) {
+    throw new UsageError(`${ignored.long} does not go with --score, which draws nothing. Fix: drop it`);
   }
   if (flags.raw && flags.system !== undefined) throw new UsageError("--system needs the chat template: drop --raw");
   return flags;

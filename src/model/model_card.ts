@@ -74,9 +74,8 @@ export async function modelCard(chat: ChatModel, facts: CardFacts): Promise<stri
   return `# A small chat model
 
 A ${(facts.parameters / 1e6).toFixed(2)} million parameter language model in the Qwen3 architecture, pretrained from scratch by
-[WebGRPO](../README.md) on WebGPU. It exists to be the start of a reinforcement learning experiment: it answers in short
-English sentences, does a little arithmetic imperfectly, and answers "only with a single integer" now and then. It knows
-next to nothing and must not be relied on for anything.
+WebGRPO on WebGPU. It exists to be the start of a reinforcement learning experiment. It was trained on texts of
+${stages.at(-1)!.rowLength} tokens and knows no longer ones. It knows next to nothing and must not be relied on for anything.
 
 Files: \`config.json\`, \`model.safetensors\` (bfloat16), \`tokenizer.json\`, \`tokenizer_config.json\` (with the chat template),
 \`generation_config.json\`. Python transformers loads the folder as \`Qwen3ForCausalLM\`.
@@ -88,7 +87,8 @@ Files: \`config.json\`, \`model.safetensors\` (bfloat16), \`tokenizer.json\`, \`
 ${facts.sources.map((text) => `| ${text.name} | ${dialoguesOf(text)} | ${text.license} | ${text.source} |`).join("\n")}
 
 The generated dialogues (small talk, facts, numbers, arithmetic, "answer only with ...", guessing games, refusals) come from
-\`src/data/dialogues.ts\`. One dialogue in a hundred is held out for validation.
+\`src/data/dialogues.ts\`. One dialogue in a hundred is held out; those that do not occur in the training text of this
+stage are for validation.
 
 ## Recipe
 
@@ -100,7 +100,7 @@ warm-up, cosine decay to 0.
 ## Loss
 
 Mean next-token cross-entropy in nats over ${count(facts.validationTokens)} tokens of held-out dialogues (users' turns
-included)${last ? `: **${last.loss.toFixed(4)}** at the end` : ""}. Generated dialogues repeat: some held-out ones also occur in the training text.
+included)${last ? `: **${last.loss.toFixed(4)}** at the end` : ""}.
 
 | step | validation loss |
 |---:|---:|

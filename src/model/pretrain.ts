@@ -142,7 +142,7 @@ function startRun(flags: Flags): Run {
   checkShape(settings);
   const { train: trainText, validation, sources } = collectDialogues(settings, (line) => console.error(line));
   lockFolder(directory);
-  if (settings.init === null) writeTokenizer(directory, trainText, settings.vocab, MAX_POSITIONS);
+  if (settings.init === null) writeTokenizer(directory, trainText, settings.vocab, settings.rowLength);
   else copyTextFiles(join(settings.init, "model"), directory);
   const trainRows = packRows(directory, trainText, settings.rowLength);
   const validationRows = packRows(directory, validation, settings.rowLength);
@@ -278,6 +278,9 @@ async function train(run: Run, flags: Flags): Promise<void> {
   const { steps, batch, rowLength, seed } = settings;
   const parameters = [...model.parameters.values()];
   const lastStep = Math.min(steps, flags.stopAt ?? steps);
+  if (flags.stopAt !== undefined && flags.stopAt <= run.firstStep) {
+    throw new UsageError(`--stop-at ${flags.stopAt}: ${run.firstStep} steps are done. Fix: a higher one`);
+  }
   console.error(
     `model: ${(parameterCount(model.config) / 1e6).toFixed(2)} M parameters; text: ${(trainRows.length / 1e6).toFixed(2)} M tokens; ` +
       `${steps} steps of ${batch} x ${rowLength} tokens = ${((steps * batch * rowLength) / trainRows.length).toFixed(2)} epochs`,

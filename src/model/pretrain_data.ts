@@ -41,7 +41,10 @@ export interface DialogueSets {
   readonly sources: TextSource[];
 }
 
-/** Generates dialogues and draws others from the corpora, shuffles both together, and holds some out. */
+/**
+ * Generates dialogues and draws others from the corpora, shuffles both together, and holds some out. Dialogues repeat:
+ * of those held out only the ones that are not trained on as well are for validation.
+ */
 export function collectDialogues(options: TextOptions, log: (line: string) => void): DialogueSets {
   const all: Dialogue[] = [...generateDialogues(options.seed, options.generated)];
   const generatedCharacters = characters(all);
@@ -70,7 +73,8 @@ export function collectDialogues(options: TextOptions, log: (line: string) => vo
   const train: Dialogue[] = [];
   const validation: Dialogue[] = [];
   order.forEach((i, rank) => (rank % VALIDATION_EVERY === 0 ? validation : train).push(all[i]!));
-  return { train, validation, sources };
+  const trained = new Set(train.map((dialogue) => JSON.stringify(dialogue)));
+  return { train, validation: validation.filter((dialogue) => !trained.has(JSON.stringify(dialogue))), sources };
 }
 
 function characters(dialogues: readonly Dialogue[]): number {

@@ -72,12 +72,14 @@ export function checkLengths(
   prompts: readonly (readonly number[])[],
   maxNewTokens: number,
 ): void {
-  if (prompts.length === 0 || prompts.some(({ length }) => length === 0)) throw new LengthError("empty prompt");
+  if (prompts.length === 0 || prompts.some(({ length }) => length === 0)) {
+    throw new LengthError("empty prompt. Fix: give it at least one token to go on from");
+  }
   const longest = Math.max(...prompts.map(({ length }) => length));
   if (longest + maxNewTokens > config.maxPositions) {
     throw new LengthError(
       `${longest} prompt tokens and ${maxNewTokens} new ones exceed the model's ${config.maxPositions} positions. ` +
-        "Fix: a shorter prompt or fewer new tokens",
+        "Fix: a shorter prompt or fewer new tokens (--max-tokens)",
     );
   }
 }

@@ -1,5 +1,5 @@
 /** What the entries that print a model's text (generate.ts, chat.ts) share: flags, loading, and a quiet end. */
-import type { Command } from "commander";
+import { InvalidArgumentError, type Command } from "commander";
 import { integer, number, NumericsError } from "../cli.ts";
 import { resolveModel } from "../data/hub.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
@@ -32,12 +32,7 @@ export function addTextFlags(
     .option("--model <name>", "Hugging Face model directory, or name on the hub: owner/name[@revision]", DEFAULT_MODEL)
     .option("--bf16", "keep the weights in 16 bits: half the memory; exact for models that are published in bfloat16")
     .option("--system <text>", "system message in front of the conversation")
-    .option(
-      "--temperature <x>",
-      "0 takes the most likely token; higher is more varied",
-      number(0),
-      defaults.temperature,
-    )
+    .option("--temperature <x>", "0 takes the most likely token; higher is more varied", temperature, defaults.temperature)
     .option("--top-k <n>", "draw only from the n most likely tokens; 0: from all", integer(0, 0xffffffff), 0)
     .option(
       "--top-p <p>",
@@ -46,7 +41,15 @@ export function addTextFlags(
       defaults.topP,
     )
     .option("--max-tokens <n>", "longest reply, in tokens", integer(1), defaults.maxTokens)
-    .option("--seed <n>", "seed of the random numbers", integer(0, 0xffffffff), 0);
+    .option("--seed <n>", "seed of the random numbers", integer(0, 0xffffffff), 0)
+    .addHelpText("after", "\nSampling settings in a model's generation_config.json are not read: these flags are all.");
+}
+
+/** The parser of --temperature: below a thousandth nothing but the most likely token is ever drawn. */
+function temperature(text: string): number {
+  const value = number(0, 1000)(text);
+  if (value > 0 && value < 1e-3) throw new InvalidArgumentError("must be 0, or a number from 0.001 to 1000.");
+  return value;
 }
 
 /** The model's directory, brought from the hub if need be, and its text side. Opens the GPU; loads no weights yet. */

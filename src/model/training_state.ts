@@ -69,7 +69,7 @@ interface State {
 
 function readState(directory: string): State {
   const path = join(directory, "state.json");
-  if (!existsSync(path)) throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json)`);
+  if (!existsSync(path)) throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json). Fix: give the --out folder of a run that has saved one`);
   return readJsonObject(path) as unknown as State;
 }
 

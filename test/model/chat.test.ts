@@ -3,7 +3,7 @@
  * line, commands, Ctrl-C, the history, and how it leaves.
  */
 import { spawn } from "node:child_process";
-import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
@@ -75,8 +75,21 @@ describe("from a pipe", () => {
     const answer = await expected([says("user", long)]); // nothing of the first turn is left in the second
     const last = [says("user", long), says("assistant", answer), says("user", "Hi")];
     expect(stdout).toBe(`${answer}\n${answer}\n${await expected(last)}\n`);
-    expect(stderr).toMatch(/\(forgot the oldest 2 messages: the model has only 128 positions\)/);
-    expect(stderr).toMatch(/not sent: \d+ tokens, and the model has only 128 positions/);
+    expect(stderr).toMatch(/\(forgot the oldest 2 messages: the model reads only 128 tokens\)/);
+    expect(stderr).toMatch(/not sent: \d+ tokens, and the model reads only 128/);
+  });
+
+  test("a model that was made for fewer tokens than it has positions is not given more", async () => {
+    const short = makeDigitLoverDirectory();
+    const path = join(short, "tokenizer_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8")) as object;
+    writeFileSync(path, JSON.stringify({ ...config, model_max_length: 60 }));
+    const long = "the answer is 7 ".repeat(3).trim();
+    const { stdout, stderr } = await runInteractive("model/chat", [...flags, "--model", short], `${long}\n${long}\n`);
+    rmSync(short, { recursive: true });
+    const answer = await expected([says("user", long)]);
+    expect(stdout).toBe(`${answer}\n${answer}\n`);
+    expect(stderr).toContain("(forgot the oldest 2 messages: the model reads only 60 tokens)");
   });
 
   test("a message that the chat template refuses is not sent; the conversation goes on", async () => {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadChatModel } from "../../src/model/chat_model.ts";
 import { disposeGpt } from "../../src/model/gpt.ts";
-import { batchAt } from "../../src/model/pretrain_data.ts";
+import { batchAt, collectDialogues } from "../../src/model/pretrain_data.ts";
 import { dot, expectClose } from "../support/gradcheck.ts";
 import "../support/gpu.ts";
 import { readSafetensors } from "../support/oracles.ts";
@@ -55,6 +55,15 @@ function resultsOf(out: string): Record<string, string> {
   return Object.fromEntries(files.map((name) => [name, readFileSync(join(out, name)).toString("base64")]));
 }
 
+test("no dialogue is both trained on and validated with", () => {
+  const { train, validation } = collectDialogues(
+    { seed: 1, generated: 20_000, corpora: null, corporaRatio: 0 }, () => undefined,
+  );
+  const trained = new Set(train.map((dialogue) => JSON.stringify(dialogue)));
+  expect(validation.length).toBeGreaterThan(50);
+  expect(validation.filter((dialogue) => trained.has(JSON.stringify(dialogue)))).toEqual([]);
+});
+
 describe("a short run", () => {
   const out = join(root, "straight");
   const everyThree = ["--steps", "6", "--eval-every", "3"];
@@ -90,6 +99,8 @@ describe("a short run", () => {
     // One in the middle of putting a checkpoint in place leaves the old one under another name.
     renameSync(join(parts, "checkpoint"), join(parts, "checkpoint.old-4194305"));
     writeFileSync(join(parts, "metrics.jsonl"), '{"step":4,"loss":9}\n{"step":5,"lo', { flag: "a" });
+    const again = await runEntry("model/pretrain", ["--resume", parts, "--stop-at", "3"]);
+    expect(again.errors).toEqual(["error: --stop-at 3: 3 steps are done. Fix: a higher one"]);
     const second = await pretrain(["--resume", parts, "--eval-every", "3"]);
     expect(second.code).toBe(0);
     expect(resultsOf(parts)).toEqual(resultsOf(out));
