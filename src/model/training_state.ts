@@ -69,7 +69,10 @@ interface State {
 
 function readState(directory: string): State {
   const path = join(directory, "state.json");
-  if (!existsSync(path)) throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json). Fix: give the --out folder of a run that has saved one`);
+  if (!existsSync(path)) {
+    const fix = "give the --out folder of a run that has saved one";
+    throw new CheckpointError(`${directory} holds no checkpoint to resume (no state.json). Fix: ${fix}`);
+  }
   return readJsonObject(path) as unknown as State;
 }
 
