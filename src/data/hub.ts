@@ -9,8 +9,8 @@ import { mkdir, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
-  completeSnapshot, INDEX, isCommit, isSafePath, isShard, isWanted, linkBlob, missingFiles, modelCache, resumableBytes,
-  shardsOf, sizeOf, WEIGHTS, writeRef,
+  completeSnapshot, INDEX, isCommit, isRequired, isSafePath, isShard, isWanted, linkBlob, missingFiles, modelCache,
+  resumableBytes, shardsOf, sizeOf, WEIGHTS, writeRef,
 } from "./hub_cache.ts";
 import type { Link, ModelCache } from "./hub_cache.ts";
 import { downloadBlob } from "./hub_download.ts";
@@ -39,8 +39,10 @@ export interface ResolveOptions {
  * The directory to load a model from: `name` itself if there is such a folder, else the snapshot of a hub model,
  * "owner/name", "name" or "owner/name@revision" (a branch, tag or 40-digit commit; default main), fetched if needed.
  *
- * Reads HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT as Python does, and shares its cache. Without
- * a connection a complete snapshot in the cache serves. A file that is in the cache with the listed size is trusted.
+ * Reads HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT as Python does, and shares its cache. A
+ * commit that the cache holds whole is not asked for. A branch or tag is, and where the hub cannot be reached or does
+ * not show the model (any more), a complete snapshot in the cache serves. A file that is in the cache with the listed
+ * size is trusted.
  * @throws HubError
  */
 export async function resolveModel(name: string, options: ResolveOptions = {}): Promise<string> {
@@ -55,9 +57,9 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
   const log = options.log ?? ((line) => console.error(line));
   const hub: Hub = { ...readSettings(options.env ?? process.env), model, log, sleep, stallMs: 30_000, ...options };
   const cache = modelCache(hub.cacheDirectory, model);
+  const known = hub.isOffline || isCommit(revision) ? await completeSnapshot(cache, revision) : undefined;
+  if (known !== undefined) return known;
   if (hub.isOffline) {
-    const snapshot = await completeSnapshot(cache, revision);
-    if (snapshot !== undefined) return snapshot;
     const cause = `no model directory ${name}, and the cache ${hub.cacheDirectory} does not hold that model whole`;
     throw new HubError("Offline", `${cause}. Fix: unset HF_HUB_OFFLINE to fetch it, or check the name`);
   }
@@ -67,11 +69,16 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
     isFound = true;
     return await fetchSnapshot(hub, cache, revision, listing, options);
   } catch (error) {
-    const snapshot = isTransient(error) ? await completeSnapshot(cache, revision) : undefined;
+    const snapshot = isWithheld(error) ? await completeSnapshot(cache, revision) : undefined;
     if (snapshot === undefined) throw explain(error, hub, isFound ? "" : `no model directory ${name}, and `);
     log(`note: ${firstSentence((error as Error).message)}; using the copy of ${name} in the cache`);
     return snapshot;
   }
+}
+
+/** Whether the cache may serve instead: the hub is out of reach, or does not show the model to this user. */
+function isWithheld(error: unknown): boolean {
+  return isTransient(error) || (error instanceof HubError && ["AccessDenied", "NotFound"].includes(error.code));
 }
 
 /** The hub's naming rule. A name that breaks it is a path that does not exist. */
@@ -182,6 +189,8 @@ async function fetchFiles(
     await checkSpace(hub, cache, toFetch, options.freeBytes ?? freeBytesOf);
     await downloadAll(hub, cache, commit, toFetch);
   }
+  // Last what makes a snapshot complete, should the process be killed between two links.
+  toLink.sort((a, b) => Number(isRequired(a.name)) - Number(isRequired(b.name)));
   for (const { name, oid } of toLink) await linkBlob(cache, commit, name, oid, options.link);
 }
 

@@ -23,6 +23,7 @@ const REQUIRED_FILES = ["config.json", "tokenizer.json"];
 export const WEIGHTS = "model.safetensors";
 export const INDEX = "model.safetensors.index.json";
 
+export const isRequired = (name: string): boolean => REQUIRED_FILES.includes(name);
 export const isShard = (name: string): boolean => SHARD_NAME.test(name);
 export const isWanted = (name: string): boolean => [...SMALL_FILES, WEIGHTS, INDEX].includes(name) || isShard(name);
 export const isCommit = (text: string): boolean => /^[0-9a-f]{40}$/.test(text);

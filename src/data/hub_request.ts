@@ -230,7 +230,7 @@ function statusError(hub: Hub, url: URL, isTrusted: boolean, response: Response)
   if (status === 401 || status === 403) {
     return new HubError(
       "AccessDenied",
-      `${url.host} refuses access to ${hub.model}: it is private or gated. ` +
+      `${url.host} refuses access to ${hub.model}: it is private or gated, or the token is not valid. ` +
         `Fix: accept its terms on ${page} and set HF_TOKEN to a valid token of that account`,
     );
   }

@@ -3,7 +3,7 @@
 import {
   lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, truncateSync, writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { parseHubName } from "../../src/data/hub.ts";
 import { isSafePath, isWanted } from "../../src/data/hub_cache.ts";
@@ -69,6 +69,31 @@ describe("fetching", () => {
     expect(await resolve()).toBe(snapshot());
     expect(hub.seen.map(({ route }) => route)).toEqual(["info", "tree"]);
     expect(hub.seen.every(({ range }) => range === undefined)).toBe(true);
+  });
+
+  test("a commit: once, and then nothing is asked", async () => {
+    const name = `tiny/model@${COMMIT}`;
+    expect(await resolve(name)).toBe(snapshot());
+    expect(hub.count("cdn")).toBe(1);
+    hub.seen.length = lines.length = 0;
+    expect(await resolve(name)).toBe(snapshot());
+    expect([...hub.seen, ...lines]).toEqual([]);
+    rmSync(join(snapshot(), "tokenizer.json"));
+    expect(await resolve(name)).toBe(snapshot());
+    expect(hub.count("info")).toBe(1);
+    expect(readdirSync(snapshot())).toContain("tokenizer.json");
+  });
+
+  test("what makes a snapshot complete is linked last", async () => {
+    const linked: string[] = [];
+    const link = async (_: string, path: string): Promise<void> => {
+      linked.push(/^[a-z_]+\.[a-z]+/.exec(basename(path))![0]);
+      throw new Error("EPERM");
+    };
+    hub.files["tokenizer_config.json"] = Buffer.from("{}");
+    await resolve("tiny/model", {}, { link });
+    expect(linked).toHaveLength(5);
+    expect(linked.slice(3)).toEqual(["config.json", "tokenizer.json"]);
   });
 
   test("what Python has fetched is used", async () => {

@@ -2,9 +2,11 @@
 // and leaves no bad file.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, utimesSync, writeFileSync,
+} from "node:fs";
 import { hostname } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import {
   expectError, home, hub, lines, modelFolder, partials, resolve, snapshot, TOKEN, waits, weights,
@@ -172,6 +174,33 @@ describe("refusals", () => {
     await expectError(resolve("gpt0@nonesuch"), "NotFound", /^no model directory gpt0@nonesuch, and .* no model gpt0/);
     answer(404, { "x-error-code": "RevisionNotFound" });
     await expectError(resolve(), "NotFound", /no such revision of tiny\/model/);
+  });
+
+  test.each([
+    [401, {}, "shows no model tiny/model without a login: misspelt, private or gated"],
+    [401, { HF_TOKEN: TOKEN }, "refuses access to tiny/model: it is private or gated, or the token is not valid"],
+    [403, { HF_TOKEN: TOKEN }, "refuses access to tiny/model: it is private or gated, or the token is not valid"],
+    [404, {}, "has no model tiny/model"],
+  ])("%i with %j, and the model is in the cache: the copy, with a note", async (status, env: object, problem) => {
+    await resolve();
+    lines.length = 0;
+    answer(status);
+    expect(await resolve("tiny/model", { ...env })).toBe(snapshot());
+    const { host } = new URL(hub.url);
+    expect(lines).toEqual([`note: ${host} ${problem}; using the copy of tiny/model in the cache`]);
+    rmSync(join(snapshot(), "config.json"));
+    await expectError(resolve("tiny/model", { ...env }), status === 404 ? "NotFound" : "AccessDenied");
+  });
+
+  test("403 for the files of a listing that is public, and an older commit is in the cache", async () => {
+    const older = "f".repeat(40);
+    await resolve();
+    renameSync(snapshot(), join(dirname(snapshot()), older));
+    writeFileSync(join(modelFolder(), "refs/main"), older);
+    hub.files["config.json"] = Buffer.from("{}");
+    hub.intercept = ({ route }, response) => route === "resolve" && (sendJson(response, {}, 403), true);
+    expect(await resolve()).toBe(join(dirname(snapshot()), older));
+    expect(lines.at(-1)).toMatch(/^note: .* refuses access to .*; using the copy of tiny\/model in the cache$/);
   });
 
   test("429: waits as long as asked, within reason, then gives up", async () => {

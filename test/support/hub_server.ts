@@ -81,7 +81,7 @@ export async function startHub(): Promise<TestHub> {
 
   const main = createServer((request, response) => {
     const { pathname } = new URL(request.url!, hub.url);
-    const [, info] = /^\/api\/models\/(.+)\/revision\/main$/.exec(pathname) ?? [];
+    const [, info] = /^\/api\/models\/(.+)\/revision\/(?:main|[0-9a-f]{40})$/.exec(pathname) ?? [];
     const [, file] = /^\/tiny\/model\/resolve\/([0-9a-f]{40}\/.+)$/.exec(pathname) ?? [];
     if (info !== undefined) {
       if (isOpen("info", "", request, response)) sendJson(response, { _id: "1", id: info, sha: COMMIT });
