@@ -116,7 +116,7 @@ export function readHeaderLength(fileHead: Uint8Array, fileLength: number): numb
 function parseHeaderJson(text: string): Pick<SafetensorsHeader, "entries" | "metadata"> {
   let root: StrictJson;
   try {
-    root = parseStrictJson(text, MAX_HEADER_DEPTH);
+    root = parseStrictJson(text, { maxDepth: MAX_HEADER_DEPTH });
   } catch (cause) {
     throw new SafetensorsError("InvalidHeaderDeserialization", `bad header: ${(cause as Error).message}`, { cause });
   }

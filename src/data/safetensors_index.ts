@@ -3,9 +3,9 @@
 //   { "metadata": { "total_size": bytes }, "weight_map": { "tensor name": "model-00001-of-00002.safetensors" } }
 //
 // The index is as untrusted as the shards. It may name only files of the directory, by an allow-list of names; it must
-// place every weight in the one shard that holds it, and every weight of every shard must be in it. `total_size` is
-// compared with what the shards hold, and used for nothing. Duplicate keys are refused: other readers would keep the
-// last one, and see another model than a reader that keeps the first.
+// place every weight in the one shard that holds it, and every weight of every shard must be in it. Its metadata is
+// not used, as in transformers: converters write sizes there that are wrong, fractions or null. Duplicate keys are
+// refused: other readers would keep the last one, and see another model than a reader that keeps the first.
 
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -47,8 +47,8 @@ export function openWeights(directory: string): WeightFiles {
     const absent = `${directory} has no ${SINGLE_FILE} and no ${INDEX_FILE}`;
     throw new SafetensorsError("WeightsNotFound", `${absent}. Fix: check that the weights are there`);
   }
-  const index = readIndex(indexPath);
-  const shardNames = shardsIn(index);
+  const shardOf = readIndex(indexPath);
+  const shardNames = shardsIn(shardOf);
   const missing = shardNames.filter((name) => !existsSync(join(directory, name)));
   if (missing.length > 0) {
     const names = missing.slice(0, 10).join(", ") + (missing.length > 10 ? `, and ${missing.length - 10} more` : "");
@@ -59,7 +59,7 @@ export function openWeights(directory: string): WeightFiles {
   const close = (): void => shards.forEach((shard) => shard.close());
   try {
     for (const name of shardNames) shards.set(name, openSafetensors(join(directory, name)));
-    checkAgreement(indexPath, index, shards);
+    checkAgreement(indexPath, shardOf, shards);
   } catch (error) {
     close();
     throw error;
@@ -68,7 +68,7 @@ export function openWeights(directory: string): WeightFiles {
   return {
     entries,
     readF32(name) {
-      const shardName = index.shardOf.get(name);
+      const shardName = shardOf.get(name);
       if (shardName === undefined) {
         throw new SafetensorsError("TensorNotFound", `${indexPath}: no tensor ${quote(name)}`);
       }
@@ -78,23 +78,17 @@ export function openWeights(directory: string): WeightFiles {
   };
 }
 
-interface WeightIndex {
-  /** Tensor name -> file name of its shard. */
-  shardOf: Map<string, string>;
-  /** Bytes of all tensors, where the index says so. */
-  totalSize: number | undefined;
-}
-
 /** The files that an index names, in order. Throws SafetensorsError "InvalidIndex" for a bad index. */
 export function shardsOfIndex(path: string): string[] {
   return shardsIn(readIndex(path));
 }
 
-function shardsIn({ shardOf }: WeightIndex): string[] {
+function shardsIn(shardOf: ReadonlyMap<string, string>): string[] {
   return [...new Set(shardOf.values())].sort();
 }
 
-function readIndex(path: string): WeightIndex {
+/** Tensor name -> file name of its shard. */
+function readIndex(path: string): Map<string, string> {
   const invalid = (problem: string, cause?: unknown): SafetensorsError => {
     return new SafetensorsError("InvalidIndex", `${path}: ${problem}`, { cause });
   };
@@ -103,7 +97,7 @@ function readIndex(path: string): WeightIndex {
     const { size } = statSync(path);
     if (size > MAX_INDEX_BYTES) throw new RangeError(`${size} bytes are above ${MAX_INDEX_BYTES}`);
     const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(readFileSync(path));
-    root = parseStrictJson(text, MAX_INDEX_DEPTH);
+    root = parseStrictJson(text, { maxDepth: MAX_INDEX_DEPTH, anyScalar: true });
   } catch (cause) {
     throw invalid((cause as Error).message, cause);
   }
@@ -119,35 +113,26 @@ function readIndex(path: string): WeightIndex {
   }
   const shards = new Set(shardOf.values()).size;
   if (shards > MAX_SHARDS) throw invalid(`${shards} shards are above ${MAX_SHARDS}`);
-  const metadata = (root as Map<string, StrictJson>).get("metadata");
-  const totalSize = metadata instanceof Map ? metadata.get("total_size") : undefined;
-  if (totalSize !== undefined && typeof totalSize !== "number") throw invalid("total_size is not a number");
-  return { shardOf, totalSize };
+  return shardOf;
 }
 
-/** Every tensor in exactly the shard that the index names, and the sum of their sizes as the index says. */
+/** Every tensor in exactly the shard that the index names. */
 function checkAgreement(
-  path: string, { shardOf, totalSize }: WeightIndex, shards: ReadonlyMap<string, SafetensorsFile>,
+  path: string, shardOf: ReadonlyMap<string, string>, shards: ReadonlyMap<string, SafetensorsFile>,
 ): void {
   const mismatch = (problem: string): SafetensorsError => new SafetensorsError("IndexMismatch", `${path}: ${problem}`);
-  let heldBytes = 0;
   for (const [shardName, { entries }] of shards) {
-    for (const { name, begin, end } of entries.values()) {
+    for (const name of entries.keys()) {
       const named = shardOf.get(name);
       if (named !== shardName) {
         const place = named === undefined ? "in no shard" : `in ${named}`;
         throw mismatch(`${shardName} holds ${quote(name)}, which the index places ${place}`);
       }
-      heldBytes += end - begin;
     }
   }
   for (const [name, shardName] of shardOf) {
     if (!shards.get(shardName)!.entries.has(name)) {
       throw mismatch(`the index places ${quote(name)} in ${shardName}, which does not hold it`);
     }
-  }
-  if (totalSize !== undefined && totalSize !== heldBytes) {
-    const sizes = `total_size is ${totalSize}, the shards hold ${heldBytes} bytes`;
-    throw mismatch(`${sizes}: parts of different downloads; if the shards are right, remove total_size from the index`);
   }
 }

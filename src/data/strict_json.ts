@@ -1,11 +1,19 @@
-// A strict scanner for the JSON subset of safetensors headers and indices: objects, arrays, strings, unsigned integers.
+// A strict scanner for the JSON subset of safetensors headers: objects, arrays, strings, unsigned integers. In an index
+// of shards, whose metadata may hold any value and is not used, the other scalars of JSON are taken too.
 //
 // Departure from JSON.parse, which is too forgiving for a file format: it keeps the last of two duplicate keys (two
 // readers then see two different files), rounds integers above 2^53, accepts `1e2` and `-0` where a size belongs,
-// and follows any nesting depth. All of these are refused here. Objects come back as Maps, so a key "__proto__" is
-// a key like any other.
+// and follows any nesting depth. All of these are refused here, numbers only where they are used. Objects come back as
+// Maps, so a key "__proto__" is a key like any other.
 
-export type StrictJson = string | number | StrictJson[] | Map<string, StrictJson>;
+export type StrictJson = string | number | boolean | null | StrictJson[] | Map<string, StrictJson>;
+
+export interface StrictJsonOptions {
+  /** Objects and arrays that may be nested in each other. */
+  readonly maxDepth: number;
+  /** Takes true, false, null and any number, rounded as JSON.parse rounds it. */
+  readonly anyScalar?: boolean;
+}
 
 const WHITESPACE = new Set([0x20, 0x09, 0x0a, 0x0d]);
 const ESCAPES = new Map([
@@ -13,7 +21,7 @@ const ESCAPES = new Map([
 ]);
 
 /** Parses `text` whole. Throws SyntaxError with the offset of the first character that breaks a rule. */
-export function parseStrictJson(text: string, maxDepth: number): StrictJson {
+export function parseStrictJson(text: string, { maxDepth, anyScalar = false }: StrictJsonOptions): StrictJson {
   let position = 0;
 
   function fail(problem: string): never {
@@ -35,7 +43,7 @@ export function parseStrictJson(text: string, maxDepth: number): StrictJson {
     if (first === "{") return parseObject(depth);
     if (first === "[") return parseArray(depth);
     if (first === '"') return parseString();
-    return parseUnsignedInteger();
+    return anyScalar ? parseScalar() : parseUnsignedInteger();
   }
 
   function parseObject(depth: number): Map<string, StrictJson> {
@@ -107,10 +115,21 @@ export function parseStrictJson(text: string, maxDepth: number): StrictJson {
     return String.fromCharCode(parseInt(hex, 16));
   }
 
-  function parseUnsignedInteger(): number {
+  /** The characters from here on that `pattern` allows. */
+  function takeWhile(pattern: RegExp): string {
     const start = position;
-    while (text[position] !== undefined && /[-+.0-9eE]/.test(text[position]!)) position++;
-    const literal = text.slice(start, position);
+    while (text[position] !== undefined && pattern.test(text[position]!)) position++;
+    return text.slice(start, position);
+  }
+
+  function parseScalar(): number | boolean | null {
+    const literal = takeWhile(/[-+.0-9a-zA-Z]/);
+    if (!/^(true|false|null|-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?)$/.test(literal)) fail("expected a value");
+    return JSON.parse(literal) as number | boolean | null;
+  }
+
+  function parseUnsignedInteger(): number {
+    const literal = takeWhile(/[-+.0-9eE]/);
     if (!/^(0|[1-9][0-9]*)$/.test(literal)) fail("expected an object, array, string or plain unsigned integer");
     const value = Number(literal);
     if (!Number.isSafeInteger(value)) fail(`integer ${literal.slice(0, 40)} is above 2^53 - 1`);
