@@ -61,7 +61,8 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
   if (known !== undefined) return known;
   if (hub.isOffline) {
     const cause = `no model directory ${name}, and the cache ${hub.cacheDirectory} does not hold that model whole`;
-    throw new HubError("Offline", `${cause}. Fix: unset HF_HUB_OFFLINE to fetch it, or check the name`);
+    const fix = "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to fetch it, or check the name";
+    throw new HubError("Offline", `${cause}. Fix: ${fix}`);
   }
   let isFound = false;
   try {

@@ -14,7 +14,7 @@ export type HubErrorCode =
   | "NotFound" // no such model or revision
   | "AccessDenied" // private, gated, or a token that is not accepted
   | "UnsupportedModel" // the repository lacks a file that this project needs
-  | "Offline" // HF_HUB_OFFLINE, and the model is not in the cache
+  | "Offline" // HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE, and the model is not in the cache
   | "Network" // unreachable, or the connection broke
   | "RateLimited" // 429 until patience ran out
   | "ServerError" // 5xx until patience ran out
@@ -54,11 +54,14 @@ export interface HubSettings {
   readonly cacheDirectory: string;
   readonly isOffline: boolean;
   readonly token: string | undefined;
+  /** The variable that names a proxy, where there is one that `fetch` does not use. */
+  readonly unusedProxy: string | undefined;
 }
 
 /**
- * Reads HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_CACHE, HF_HOME and XDG_CACHE_HOME with Python's
- * meaning and defaults. Departure: a relative HF_ENDPOINT or one without https is refused.
+ * Reads HF_ENDPOINT, HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_CACHE, HF_HOME and
+ * XDG_CACHE_HOME with Python's meaning and defaults. Departures: a relative HF_ENDPOINT or one without https is
+ * refused; whether a proxy is used is up to Node.
  * @throws HubError BadEnvironment
  */
 export function readSettings(env: Environment): HubSettings {
@@ -67,9 +70,19 @@ export function readSettings(env: Environment): HubSettings {
   return {
     endpoint: checkedEndpoint(env["HF_ENDPOINT"] || "https://huggingface.co"),
     cacheDirectory: path(env["HF_HUB_CACHE"] || env["HUGGINGFACE_HUB_CACHE"] || join(home, "hub")),
-    isOffline: ["1", "ON", "YES", "TRUE"].includes((env["HF_HUB_OFFLINE"] ?? "").toUpperCase()),
+    isOffline: /^(1|on|yes|true)$/i.test(env["HF_HUB_OFFLINE"] || env["TRANSFORMERS_OFFLINE"] || ""),
     token: readToken(env, path(env["HF_TOKEN_PATH"] || join(home, "token"))),
+    unusedProxy: unusedProxy(env),
   };
+}
+
+/** Node uses HTTPS_PROXY when it is told to and new enough (24, or a late 22), and ALL_PROXY never. */
+function unusedProxy(env: Environment): string | undefined {
+  const name = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].find((variable) => env[variable]);
+  const options = [...process.execArgv, env["NODE_OPTIONS"]].join(" ");
+  const isAsked = env["NODE_USE_ENV_PROXY"] === "1" || options.includes("--use-env-proxy");
+  const canUse = parseInt(process.versions.node) >= 24 || process.allowedNodeEnvironmentFlags.has("--use-env-proxy");
+  return isAsked && canUse && name?.toUpperCase() === "HTTPS_PROXY" ? undefined : name;
 }
 
 function checkedEndpoint(text: string): URL {
@@ -150,7 +163,7 @@ async function followRedirects(
     checkAddress(hub, url);
     isTrusted &&= url.origin === hub.endpoint.origin;
     const login = isTrusted && hub.token !== undefined ? { authorization: `Bearer ${hub.token}` } : {};
-    const response = await connect(url, { headers: { ...headers, ...login }, redirect: "manual", signal });
+    const response = await connect(hub, url, { headers: { ...headers, ...login }, redirect: "manual", signal });
     if (response.status === 200 || response.status === 206) return response;
     const location = response.status >= 300 && response.status < 400 ? response.headers.get("location") : null;
     if (location === null) throw statusError(hub, url, isTrusted, response);
@@ -177,13 +190,16 @@ function checkAddress(hub: Hub, url: URL): void {
   }
 }
 
-async function connect(url: URL, options: RequestInit): Promise<Response> {
+async function connect({ unusedProxy: proxy }: Hub, url: URL, options: RequestInit): Promise<Response> {
   try {
     return await fetch(url, options);
   } catch (error) {
-    throw new HubError("Network", `cannot reach ${url.host} (${reasonOf(error)}). Fix: check the connection`, {
-      cause: error,
-    });
+    const cause = `cannot reach ${url.host} (${reasonOf(error)})`;
+    const settings = `${/^all/i.test(proxy ?? "") ? "HTTPS_PROXY and " : ""}NODE_USE_ENV_PROXY=1`;
+    const message = proxy === undefined ? `${cause}. Fix: check the connection`
+      : `${cause}; the proxy in ${proxy} is not used. Fix: run Node 24 with ${settings}, or download the model with ` +
+        "Python's huggingface_hub into the same cache and set HF_HUB_OFFLINE=1";
+    throw new HubError("Network", message, { cause: error });
   }
 }
 

@@ -178,7 +178,7 @@ describe("fetching", () => {
   test("two processes at once both succeed", async () => {
     hub.files["model.safetensors"] = Buffer.alloc(3_000_000, "weights");
     answerBothAtOnce();
-    const env = { HF_HOME: home, HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "" };
+    const env = { HF_HOME: home, HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "0" };
     const run = () => runEntry("../test/support/hub_client", ["tiny/model"], { env });
     const results = await Promise.all([run(), run()]);
     expect(results.map(({ code, stdout, errors }) => ({ code, stdout, errors }))).toEqual(
@@ -235,6 +235,25 @@ describe("settings", () => {
     expect(cacheOf({ HF_HOME: "~/h" })).not.toContain("~");
     for (const yes of ["1", "true", "YES", "on"]) expect(readSettings({ HF_HUB_OFFLINE: yes }).isOffline).toBe(true);
     expect(readSettings({ HF_HUB_OFFLINE: "0" }).isOffline).toBe(false);
+    expect(readSettings({ TRANSFORMERS_OFFLINE: "1" }).isOffline).toBe(true);
+    expect(readSettings({ HF_HUB_OFFLINE: "", TRANSFORMERS_OFFLINE: "1" }).isOffline).toBe(true);
+    expect(readSettings({ HF_HUB_OFFLINE: "0", TRANSFORMERS_OFFLINE: "1" }).isOffline).toBe(false);
+  });
+
+  test("a proxy that is not used", () => {
+    const proxyOf = (env: Record<string, string>): string | undefined => readSettings(env).unusedProxy;
+    expect(proxyOf({})).toBeUndefined();
+    expect(proxyOf({ HTTP_PROXY: "http://p:1", HTTPS_PROXY: "" })).toBeUndefined(); // Python asks neither
+    for (const name of ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]) {
+      expect(proxyOf({ [name]: "http://p:1" })).toBe(name);
+    }
+    const isNew = parseInt(process.versions.node) >= 24; // or a late 22
+    const canUse = isNew || process.allowedNodeEnvironmentFlags.has("--use-env-proxy");
+    for (const asked of [{ NODE_USE_ENV_PROXY: "1" }, { NODE_OPTIONS: "--use-env-proxy" }]) {
+      expect(proxyOf({ https_proxy: "http://p:1", ...asked })).toBe(canUse ? undefined : "https_proxy");
+      expect(proxyOf({ ALL_PROXY: "http://p:1", ...asked })).toBe("ALL_PROXY");
+    }
+    expect(proxyOf({ HTTPS_PROXY: "http://p:1", NODE_USE_ENV_PROXY: "true" })).toBe("HTTPS_PROXY"); // means nothing
   });
 
   test("the token from the variable, else from the file that logging in leaves", () => {

@@ -95,6 +95,14 @@ describe("a broken connection", () => {
     await expectError(resolve("tiny/model", { HF_ENDPOINT: "http://127.0.0.1:9" }), "Network", /^no model directory/);
     expect(waits).toEqual([500, 1000]);
   });
+
+  test.each([["https_proxy", "NODE_USE_ENV_PROXY=1"], ["ALL_PROXY", "HTTPS_PROXY and NODE_USE_ENV_PROXY=1"]])(
+    "no server, but for the proxy that %s names", async (name, settings) => {
+      const env = { HF_ENDPOINT: "http://127.0.0.1:9", [name]: "http://user:topsecret@proxy:3128" };
+      const message = `; the proxy in ${name} is not used. Fix: run Node 24 with ${settings}, or download the model `;
+      await expectError(resolve("tiny/model", env), "Network", message);
+    },
+  );
 });
 
 describe("wrong bytes", () => {
@@ -294,7 +302,7 @@ describe("the disk", () => {
   });
 
   test("the entry ends with exit code 3 and one line", async () => {
-    const env = { HF_HOME: home, HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "" };
+    const env = { HF_HOME: home, HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "0" };
     const { code, stdout, stderr } = await runEntry("../test/support/hub_client", ["no/model"], { env });
     expect({ code, stdout }).toEqual({ code: 3, stdout: "" });
     expect(stderr).toMatch(/^error: no model directory no\/model, and [^\n]+\n$/);

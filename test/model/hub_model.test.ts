@@ -23,7 +23,7 @@ afterAll(async () => {
 
 async function run(entry: string, ...args: string[]): Promise<EntryResult> {
   const result = await runEntry(entry, ["--model", "tiny/model", ...args], {
-    env: { HF_HOME: home, HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "", HF_HUB_CACHE: "" },
+    env: { HF_HOME: home, HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "0", HF_HUB_CACHE: "" },
   });
   expect(result).toMatchObject({ code: 0, errors: [] });
   return result;
