@@ -102,6 +102,18 @@ describe("every source file", () => {
     expect(silent.map(({ path }) => path)).toEqual([]);
   });
 
+  test("exports no function that only tests use", () => {
+    const forTests = ["setPoison"]; // fills memory with NaN
+    const others = ["scripts", "bench", "examples"].flatMap((folder) => filesIn(folder, /\.(ts|mjs)$/));
+    const words = [...sources, ...others].flatMap(({ text }) => text.match(/\w+/g) ?? []);
+    const uses = new Map<string, number>();
+    for (const word of words) uses.set(word, (uses.get(word) ?? 0) + 1);
+    const exported = sources.flatMap(({ text }) => [...text.matchAll(/^export (?:async )?function\*? (\w+)/gm)]);
+    expect(exported.length).toBeGreaterThan(100);
+    const names = exported.map(([, name]) => name!);
+    expect(names.filter((name) => uses.get(name)! < 2 && !forTests.includes(name))).toEqual([]);
+  });
+
   test("has named exports only", () => {
     expect(sources.filter(({ text }) => /^export default/m.test(text)).map(({ path }) => path)).toEqual([]);
   });

@@ -10,11 +10,11 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { CommanderError } from "commander";
 import { afterAll, describe, expect, test, vi } from "vitest";
-import { writeSafetensors, type TensorToWrite } from "../src/data/safetensors.ts";
 import { parseConfig } from "../src/grpo/config.ts";
 import { readConfig } from "../src/model/config.ts";
 import { parameterShapes } from "../src/model/parameters.ts";
 import { runEntry, type EntryOptions, type EntryResult } from "./support/run_entry.ts";
+import { writeSafetensors, type TensorToWrite } from "./support/safetensors_fixture.ts";
 import { makeChatModelDirectory } from "./support/tiny_model.ts";
 
 const root = mkdtempSync(join(tmpdir(), "cli-"));

@@ -12,6 +12,7 @@ import {
   checkedProduct, DTYPE_BITS, parseHeader, quote, readHeaderLength, SafetensorsError,
 } from "./safetensors_header.ts";
 import type { SafetensorsDtype, TensorEntry } from "./safetensors_header.ts";
+import { syncDirectory } from "./sync_directory.ts";
 
 export { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16, parseHeader, SafetensorsError };
 export type { SafetensorsDtype, TensorEntry };
@@ -27,8 +28,6 @@ export interface SafetensorsFile {
   readonly metadata: ReadonlyMap<string, string>;
   /** Values of an F32, F16 or BF16 tensor, C order; 16-bit floats are widened exactly. */
   readF32(name: string): Float32Array;
-  /** Values of an integer tensor (I64, U64, I32, U32, I16, U16, I8, U8); an id that does not fit u32 is an error. */
-  readU32(name: string): Uint32Array;
   close(): void;
 }
 
@@ -65,19 +64,14 @@ function readerOf(path: string, file: number): SafetensorsFile {
   const head = readBytes(file, 0, 8 + readHeaderLength(lengthBytes, fileLength));
   const { entries, metadata, dataStart } = parseHeader(head, fileLength);
 
-  function readTensor<T>(name: string, decode: (entry: TensorEntry, bytes: Uint8Array) => T): T {
-    return inFile(path, () => {
-      const entry = entries.get(name);
-      if (entry === undefined) throw new SafetensorsError("TensorNotFound", `no tensor ${quote(name)}`);
-      return decode(entry, readBytes(file, dataStart + entry.begin, entry.end - entry.begin));
-    });
-  }
-
   return {
     entries,
     metadata,
-    readF32: (name) => readTensor(name, decodeF32),
-    readU32: (name) => readTensor(name, decodeU32),
+    readF32: (name) => inFile(path, () => {
+      const entry = entries.get(name);
+      if (entry === undefined) throw new SafetensorsError("TensorNotFound", `no tensor ${quote(name)}`);
+      return decodeF32(entry, readBytes(file, dataStart + entry.begin, entry.end - entry.begin));
+    }),
     close: () => closeSync(file),
   };
 }
@@ -100,36 +94,6 @@ function decodeF32({ name, dtype }: TensorEntry, { buffer }: Uint8Array): Float3
   throw new SafetensorsError("UnsupportedDtype", `tensor ${quote(name)} is ${dtype}; readF32 takes F32, F16 or BF16`);
 }
 
-function decodeU32({ name, dtype }: TensorEntry, { buffer }: Uint8Array): Uint32Array {
-  const values = integerView(dtype, buffer as ArrayBuffer);
-  if (values === undefined) {
-    throw new SafetensorsError("UnsupportedDtype", `tensor ${quote(name)} is ${dtype}; readU32 takes integers`);
-  }
-  const ids = new Uint32Array(values.length);
-  for (let i = 0; i < ids.length; i++) {
-    const value = values[i]!;
-    if (value < 0 || value > 0xffffffff) {
-      throw new SafetensorsError("ValueOutOfRange", `tensor ${quote(name)}: element ${i} is ${value}, not a u32`);
-    }
-    ids[i] = Number(value);
-  }
-  return ids;
-}
-
-function integerView(dtype: SafetensorsDtype, buffer: ArrayBuffer): ArrayLike<number | bigint> | undefined {
-  switch (dtype) {
-    case "U8": return new Uint8Array(buffer);
-    case "I8": return new Int8Array(buffer);
-    case "U16": return new Uint16Array(buffer);
-    case "I16": return new Int16Array(buffer);
-    case "U32": return new Uint32Array(buffer);
-    case "I32": return new Int32Array(buffer);
-    case "U64": return new BigUint64Array(buffer);
-    case "I64": return new BigInt64Array(buffer);
-    default: return undefined;
-  }
-}
-
 /** A tensor of a file to be written; values are stored as they are or rounded to 16 bits (nearest, ties to even). */
 export interface TensorSpec {
   name: string;
@@ -137,29 +101,13 @@ export interface TensorSpec {
   dtype: "F32" | "BF16" | "F16";
 }
 
-export interface TensorToWrite extends TensorSpec {
-  data: Float32Array;
-}
-
 /**
  * Writes a file that every safetensors reader accepts, laid out as the Python library lays it out: tensors by dtype
- * (widest first), then name; header padded with spaces so that the data is 8-byte aligned.
+ * (widest first), then name; header padded with spaces so that the data is 8-byte aligned. `read` fetches the values of
+ * one tensor at a time, so that host memory holds the largest tensor and not the file.
  *
  * Atomic: the bytes go to a temporary file beside `path`, are synced and their header read back, and only then take
- * the name, so a crash leaves the old file or the new one. Throws SafetensorsError.
- */
-export function writeSafetensors(
-  path: string, tensors: Iterable<TensorToWrite>, metadata: Record<string, string> = {},
-): void {
-  const sorted = [...tensors].sort(byDtypeThenName);
-  const file = stageFile(path, sorted, metadata);
-  for (const tensor of sorted) file.append(tensor, tensor.data);
-  file.commit();
-}
-
-/**
- * The same for tensors that are elsewhere: `read` fetches one at a time, so that host memory holds the largest tensor
- * and not the file.
+ * the name, so a crash leaves the old file or the new one. Throws SafetensorsError, and what `read` throws.
  */
 export async function streamSafetensors<Tensor extends TensorSpec>(
   path: string, tensors: Iterable<Tensor>, read: (tensor: Tensor) => Promise<Float32Array>,
@@ -266,7 +214,8 @@ function encodeHead(tensors: readonly TensorSpec[], metadata: Record<string, str
   return head;
 }
 
-function encodeTensor(dtype: TensorSpec["dtype"], data: Float32Array): Uint8Array {
+/** A tensor's bytes in a file. */
+export function encodeTensor(dtype: TensorSpec["dtype"], data: Float32Array): Uint8Array {
   const values = dtype === "F32" ? data : dtype === "BF16" ? f32ToBf16(data) : f32ToF16(data);
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
@@ -275,12 +224,4 @@ function writeBytes(file: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length; ) {
     done += writeSync(file, bytes, done, Math.min(bytes.length - done, IO_CHUNK_BYTES));
   }
-}
-
-/** Makes the rename itself durable. Windows cannot open a directory and does not need it. */
-function syncDirectory(directory: string): void {
-  if (process.platform === "win32") return;
-  const handle = openSync(directory, "r");
-  fsyncSync(handle);
-  closeSync(handle);
 }

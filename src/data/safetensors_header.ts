@@ -37,8 +37,7 @@ export type SafetensorsErrorCode =
   | "TensorInvalidInfo" //              offsets disagree with shape and dtype
   | "MetadataIncompleteBuffer" //       the tensors do not end where the file ends
   | "TensorNotFound"
-  | "UnsupportedDtype" //               a valid dtype that the called reader does not decode
-  | "ValueOutOfRange" //                an integer that does not fit u32
+  | "UnsupportedDtype" //               a valid dtype that the reader does not decode
   | "InvalidTensorView" //              the writer was given bad names, shapes or data
   | "WeightsNotFound" //                a directory without weights, or with missing shards
   | "InvalidIndex" //                   an index of shards that is not the JSON that is prescribed

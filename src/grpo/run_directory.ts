@@ -11,8 +11,8 @@
  */
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { syncDirectory } from "../data/sync_directory.ts";
 import { isAlive, namesIn, otherOwner } from "../folder_lock.ts";
-import { syncDirectory } from "../model/checkpoint.ts";
 import { writeManifest } from "./run_manifest.ts";
 
 const CHECKPOINTS = "checkpoints";

@@ -9,7 +9,7 @@ import { createHash } from "node:crypto";
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
-import { syncDirectory } from "../model/checkpoint.ts";
+import { syncDirectory } from "../data/sync_directory.ts";
 import { CheckpointError } from "../model/config.ts";
 
 const MANIFEST = "manifest.json";

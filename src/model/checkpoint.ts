@@ -6,12 +6,9 @@
  * temporary name and renamed when complete, so that no half-written model ever has its final name.
  */
 import {
-  closeSync,
   copyFileSync,
   existsSync,
-  fsyncSync,
   mkdirSync,
-  openSync,
   renameSync,
   rmSync,
   statSync,
@@ -21,6 +18,7 @@ import { basename, dirname, join } from "node:path";
 import { streamSafetensors } from "../data/safetensors.ts";
 import { quote } from "../data/safetensors_header.ts";
 import { openWeights, type WeightFiles } from "../data/safetensors_index.ts";
+import { syncDirectory } from "../data/sync_directory.ts";
 import { isAlive, namesIn } from "../folder_lock.ts";
 import { read } from "../tensor/tensor.ts";
 import { CheckpointError, configToHub, readConfig, readJsonObject, type GptConfig } from "./config.ts";
@@ -150,14 +148,6 @@ function leftoversOf(directory: string): { path: string; kind: string; pid: numb
     const [, of, kind, pid] = /^(.+)\.(tmp|old)-(\d+)$/.exec(other) ?? [];
     return of === name ? [{ path: join(parent, other), kind: kind!, pid: Number(pid) }] : [];
   });
-}
-
-/** Makes renames in a directory durable. Windows cannot open a directory and does not need it. */
-export function syncDirectory(directory: string): void {
-  if (process.platform === "win32") return;
-  const handle = openSync(directory, "r");
-  fsyncSync(handle);
-  closeSync(handle);
 }
 
 /** The tensor that holds each parameter; lists every difference between weights and config at once. */

@@ -12,10 +12,11 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { openSafetensors, parseHeader, SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
+import { openSafetensors, parseHeader, SafetensorsError } from "../../src/data/safetensors.ts";
 import type { SafetensorsHeader } from "../../src/data/safetensors.ts";
 import { seededRandom } from "../../src/random.ts";
 import { entry, fileOf, HOSTILE_FILES, LEGAL_FILES } from "../support/hostile_safetensors.ts";
+import { writeSafetensors } from "../support/safetensors_fixture.ts";
 
 /** Left out of the seeds: they are large to test a limit, and their mutants would test the same limit again. */
 const LARGE_KINDS = [17, 24, 36, 46];
@@ -62,8 +63,7 @@ export function fuzzSafetensors({ count, first = 0, seed = 1 }: FuzzRange): Fuzz
     onDisk++;
     writeFileSync(path, bytes);
     const fromDisk = resultOf(() => readTensors(path));
-    // Values are looked at only when they are read, so an accepted header may still hold ids above 2^32.
-    if (inMemory !== "accepted" && inMemory !== fromDisk) throw new Error(`${inMemory} in memory, ${fromDisk} on disk`);
+    if (inMemory !== fromDisk) throw new Error(`${inMemory} in memory, ${fromDisk} on disk`);
     return fromDisk;
   }
 
@@ -136,10 +136,10 @@ function readTensors(path: string): void {
   const file = openSafetensors(path);
   try {
     for (const { name, dtype, shape } of file.entries.values()) {
-      const read = FLOATS.includes(dtype) ? file.readF32 : INTEGERS.includes(dtype) ? file.readU32 : undefined;
-      const length = read?.(name).length;
+      if (!FLOATS.includes(dtype)) continue;
+      const { length } = file.readF32(name);
       const expected = shape.reduce((product, size) => product * size, 1);
-      if (length !== undefined && length !== expected) throw new Error(`${name} has ${length} values, not ${expected}`);
+      if (length !== expected) throw new Error(`${name} has ${length} values, not ${expected}`);
     }
   } finally {
     file.close();
@@ -155,7 +155,7 @@ interface Parts {
   data: string;
 }
 
-/** Files by our writer, one with every integer type, and the corpus. The legal ones count as often as the hostile. */
+/** A file of all kinds of floats, one of integers, and the corpus. The legal ones count as often as the hostile. */
 function seedFiles(path: string): Parts[] {
   const data = Float32Array.from({ length: 24 }, (_, i) => Math.sin(i));
   const floats = (["F32", "BF16", "F16"] as const).map((dtype, i) => {

@@ -6,18 +6,24 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { openSafetensors, SafetensorsError, streamSafetensors, writeSafetensors } from "../../src/data/safetensors.ts";
+import { openSafetensors, SafetensorsError, streamSafetensors } from "../../src/data/safetensors.ts";
 import { entry, fileOf } from "../support/hostile_safetensors.ts";
+import type { TensorToWrite } from "../support/safetensors_fixture.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "safetensors-"));
 afterAll(() => rmSync(directory, { recursive: true }));
+
+/** The real writer, for values that are there already. */
+function write(path: string, tensors: TensorToWrite[], metadata?: Record<string, string>): Promise<void> {
+  return streamSafetensors(path, tensors, ({ data }) => Promise.resolve(data), metadata);
+}
 
 describe("files", () => {
   const path = join(directory, "model.safetensors");
   const values = Float32Array.of(1, -0, 0.1, 65504, -1e-8, 3.4028235e38, NaN, Infinity);
 
-  test("what is written is read back; 16-bit floats are rounded once", () => {
-    writeSafetensors(path, [
+  test("what is written is read back; 16-bit floats are rounded once", async () => {
+    await write(path, [
       { name: "half", shape: [3], dtype: "F16", data: Float32Array.of(0.1, 65504, -2) },
       { name: "brain", shape: [3], dtype: "BF16", data: Float32Array.of(0.1, 1e38, -2) },
       { name: "full", shape: [2, 4], dtype: "F32", data: values },
@@ -37,11 +43,11 @@ describe("files", () => {
     expect((8 + Number(readFileSync(path).readBigUInt64LE(0))) % 8).toBe(0);
   });
 
-  test("writes byte for byte what the Python library writes", () => {
+  test("writes byte for byte what the Python library writes", async () => {
     // safetensors.numpy.save({"b": np.float32([[1, 2]]), "a": np.float16([3])}, {"format": "pt"})
     const header = '{"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},' +
       '"a":{"dtype":"F16","shape":[1],"data_offsets":[8,10]}}';
-    writeSafetensors(path, [
+    await write(path, [
       { name: "a", shape: [1], dtype: "F16", data: Float32Array.of(3) },
       { name: "b", shape: [1, 2], dtype: "F32", data: Float32Array.of(1, 2) },
     ], { format: "pt" });
@@ -50,7 +56,7 @@ describe("files", () => {
     expect(file.subarray(-10).toString("hex")).toBe("0000803f000000400042");
   });
 
-  test("written, read and written again: the same bytes, whatever the values", () => {
+  test("written, read and written again: the same bytes, whatever the values", async () => {
     const again = join(directory, "again.safetensors");
     const anyTensor = fc.record({
       dtype: fc.constantFrom("F32" as const, "F16" as const, "BF16" as const),
@@ -60,13 +66,13 @@ describe("files", () => {
       isColumn: fc.boolean(),
     });
     const anyNames = fc.uniqueArray(fc.string({ maxLength: 6 }), { minLength: 4, maxLength: 4 });
-    fc.assert(fc.property(fc.array(anyTensor, { maxLength: 4 }), anyNames, (tensors, names) => {
-      writeSafetensors(path, tensors.map(({ dtype, bits, isColumn }, i) => {
+    await fc.assert(fc.asyncProperty(fc.array(anyTensor, { maxLength: 4 }), anyNames, async (tensors, names) => {
+      await write(path, tensors.map(({ dtype, bits, isColumn }, i) => {
         const data = new Float32Array(Uint32Array.from(bits).buffer);
         return { name: names[i]!, shape: isColumn ? [bits.length, 1] : [bits.length], dtype, data };
       }), { format: "pt" });
       const file = openSafetensors(path);
-      writeSafetensors(again, [...file.entries.values()].map(({ name, shape, dtype }) => {
+      await write(again, [...file.entries.values()].map(({ name, shape, dtype }) => {
         return { name, shape, dtype: dtype as "F32", data: file.readF32(name) };
       }), Object.fromEntries(file.metadata));
       file.close();
@@ -74,11 +80,10 @@ describe("files", () => {
     }), { numRuns: 300, seed: 1 });
   });
 
-  test("streamed from elsewhere: the same bytes, one tensor asked for at a time; a failure leaves the old file", async () => {
+  test("one tensor is asked for at a time; a failure leaves the old file", async () => {
     const data = new Map([["b", Float32Array.of(1, 2)], ["a", Float32Array.of(3)]]);
     const specs = [...data].map(([name, { length }]) => ({ name, shape: [length], dtype: "F32" as const }));
     const streamed = join(directory, "streamed.safetensors");
-    writeSafetensors(path, specs.map((spec) => ({ ...spec, data: data.get(spec.name)! })), { format: "pt" });
     const asked: string[] = [];
     const read = ({ name }: { name: string }): Promise<Float32Array> => {
       asked.push(name);
@@ -86,7 +91,6 @@ describe("files", () => {
     };
     await streamSafetensors(streamed, specs, read, { format: "pt" });
     const bytes = readFileSync(streamed);
-    expect(bytes.equals(readFileSync(path))).toBe(true);
     expect(asked).toEqual(["a", "b"]);
 
     await expect(streamSafetensors(streamed, specs, () => Promise.reject(new Error("device lost")))).rejects.toThrow(
@@ -118,29 +122,16 @@ describe("files", () => {
     expect(peak() - before).toBeLessThan(12 * tensorBytes); // garbage is collected with some delay
   });
 
-  test.each([
-    ["I64", Buffer.from(BigInt64Array.of(0n, 4294967295n).buffer), [0, 4294967295]],
-    ["U64", Buffer.from(BigUint64Array.of(5n, 4294967296n).buffer), "ValueOutOfRange"],
-    ["I32", Buffer.from(Int32Array.of(5, -1).buffer), "ValueOutOfRange"],
-    ["U32", Buffer.from(Uint32Array.of(5, 4294967295).buffer), [5, 4294967295]],
-    ["I16", Buffer.from(Int16Array.of(5, 300).buffer), [5, 300]],
-    ["U8", Buffer.from([5, 255]), [5, 255]],
-    ["BOOL", Buffer.from([0, 1]), "UnsupportedDtype"],
-    ["F32", Buffer.alloc(8), "UnsupportedDtype"],
-  ] as const)("readU32 of %s", (dtype, bytes, expected) => {
-    const header = fileOf(`{"ids":${entry("[2]", `[0,${bytes.length}]`, dtype)}}`);
-    writeFileSync(path, Buffer.concat([header, bytes]));
+  test.each(["I64", "U8", "BOOL", "F64"])("%s is checked, but not read as float32", (dtype) => {
+    const bytes = dtype.endsWith("64") ? 16 : 2;
+    writeFileSync(path, fileOf(`{"ids":${entry("[2]", `[0,${bytes}]`, dtype)}}`, bytes));
     const file = openSafetensors(path);
-    if (typeof expected === "string") {
-      expect(() => file.readU32("ids")).toThrow(expect.objectContaining({ code: expected }));
-    } else {
-      expect([...file.readU32("ids")]).toEqual(expected);
-    }
+    expect(() => file.readF32("ids")).toThrow(expect.objectContaining({ code: "UnsupportedDtype" }));
     file.close();
   });
 
-  test("errors name the file, and the tensor", () => {
-    writeSafetensors(path, [{ name: "a", shape: [1], dtype: "F32", data: Float32Array.of(1) }]);
+  test("errors name the file, and the tensor", async () => {
+    await write(path, [{ name: "a", shape: [1], dtype: "F32", data: Float32Array.of(1) }]);
     const file = openSafetensors(path);
     expect(() => file.readF32("b")).toThrow(/model\.safetensors: no tensor "b"/);
     file.close();
@@ -156,9 +147,9 @@ describe("files", () => {
     ["wrong shape", [{ name: "a", shape: [2], dtype: "F32", data: new Float32Array(1) }]],
     ["fractional shape", [{ name: "a", shape: [0.5, 2], dtype: "F32", data: new Float32Array(1) }]],
     ["same name twice", ["F32", "F16"].map((dtype) => ({ name: "a", shape: [1], dtype, data: new Float32Array(1) }))],
-  ] as [string, Parameters<typeof writeSafetensors>[1]][])("the writer refuses: %s; no file is left", (_, tensors) => {
+  ] as [string, TensorToWrite[]][])("the writer refuses: %s; no file is left", async (_, tensors) => {
     const target = join(directory, "refused.safetensors");
-    expect(() => writeSafetensors(target, tensors)).toThrow(SafetensorsError);
+    await expect(write(target, tensors)).rejects.toThrow(SafetensorsError);
     expect(existsSync(target)).toBe(false);
     expect(readdirSync(directory).filter((name) => name.includes("tmp"))).toEqual([]);
   });

@@ -5,9 +5,11 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
-import type { SafetensorsErrorCode, TensorToWrite } from "../../src/data/safetensors.ts";
+import { SafetensorsError } from "../../src/data/safetensors.ts";
+import type { SafetensorsErrorCode } from "../../src/data/safetensors.ts";
 import { openWeights } from "../../src/data/safetensors_index.ts";
+import { writeSafetensors } from "../support/safetensors_fixture.ts";
+import type { TensorToWrite } from "../support/safetensors_fixture.ts";
 
 const INDEX = "model.safetensors.index.json";
 const FIRST = "model-00001-of-00002.safetensors";

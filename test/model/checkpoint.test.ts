@@ -14,7 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
-import { bf16ToF32, f32ToBf16, openSafetensors, SafetensorsError, writeSafetensors } from "../../src/data/safetensors.ts";
+import { bf16ToF32, f32ToBf16, openSafetensors, SafetensorsError } from "../../src/data/safetensors.ts";
 import { loadGpt, replaceDirectory, saveGpt, TEXT_FILES } from "../../src/model/checkpoint.ts";
 import { CheckpointError, readJsonObject } from "../../src/model/config.ts";
 import { arangePositions, createGpt, disposeGpt, hiddenStates, logits, type Gpt } from "../../src/model/gpt.ts";
@@ -24,6 +24,7 @@ import { memoryStats, scopeAsync } from "../../src/tensor/memory.ts";
 import { read } from "../../src/tensor/tensor.ts";
 import "../support/gpu.ts";
 import { fixturePath, modelOracleNames } from "../support/oracles.ts";
+import { writeSafetensors } from "../support/safetensors_fixture.ts";
 import { randomWeights, tinyConfig, writeModel } from "../support/tiny_model.ts";
 
 const root = mkdtempSync(join(tmpdir(), "checkpoint-"));

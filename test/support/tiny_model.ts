@@ -1,12 +1,12 @@
 /** Tiny models for tests: random weights that spread the logits, in memory or as a Hugging Face directory. */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeSafetensors } from "../../src/data/safetensors.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { configToHub, FAMILIES, type GptConfig } from "../../src/model/config.ts";
 import { parameterShapes } from "../../src/model/parameters.ts";
 import { seededNormal } from "../../src/random.ts";
 import { makeTokenizerDirectory } from "../data/tokenizer_fixture.ts";
+import { writeSafetensors } from "./safetensors_fixture.ts";
 
 /** Two layers, 16 channels, grouped heads, tied: the smallest model that has every part. */
 export function tinyConfig(change: Partial<GptConfig> = {}): GptConfig {
