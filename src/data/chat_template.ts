@@ -7,8 +7,8 @@
 // is bounded by what a second can allocate, about 1 GB. (A worker with a memory limit is no better: reaching that limit
 // in one large step ends the whole process. And the vm context is not there to contain anything.)
 
-import { Template } from "@huggingface/jinja";
 import vm from "node:vm";
+import { parseTemplate } from "./jinja_loops.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 const MAX_TEMPLATE_LENGTH = 256 * 2 ** 10;
@@ -54,16 +54,18 @@ export function renderChat(template: string, messages: readonly ChatMessage[], o
   for (const { role } of messages) {
     if (!/^\w+$/.test(role)) throw new TemplateError(`chat template: role ${JSON.stringify(role)} is not a word`);
   }
-  const context: Record<string, unknown> = {
+  const context: Record<string, unknown> = { // as Hugging Face: none where nothing is given, undefined tokens left out
     messages: messages.map(({ role, content }) => ({ role, content })),
+    tools: null,
+    documents: null,
     add_generation_prompt: options.addGenerationPrompt,
-    eos_token: options.eosToken ?? "",
-    bos_token: options.bosToken ?? "",
   };
+  if (options.eosToken !== undefined) context["eos_token"] = options.eosToken;
+  if (options.bosToken !== undefined) context["bos_token"] = options.bosToken;
   if (options.enableThinking !== undefined) context["enable_thinking"] = options.enableThinking;
   let text: string;
   try {
-    text = runUnderWatchdog(() => new Template(template).render(context));
+    text = runUnderWatchdog(() => parseTemplate(template).render(context));
   } catch (cause) {
     throw new TemplateError(`chat template: ${(cause as Error).message}`, { cause });
   }

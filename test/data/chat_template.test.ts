@@ -22,11 +22,52 @@ describe("renderChat", () => {
     expect(renderChat(CHATML_TEMPLATE, [], { addGenerationPrompt: false })).toBe("");
   });
 
-  test("options reach the template; enable_thinking is undefined unless given", () => {
+  test("options reach the template; enable_thinking and tokens are undefined unless given", () => {
     const template = "{{ bos_token }}{{ eos_token }}{{ enable_thinking is defined }}{{ enable_thinking }}";
     expect(renderChat(template, [], prompt)).toBe("false");
+    expect(renderChat("{{ bos_token is defined or eos_token is defined }}", [], prompt)).toBe("false");
     const options = { ...prompt, enableThinking: false, bosToken: "<s>", eosToken: "</s>" };
     expect(renderChat(template, [], options)).toBe("<s></s>truefalse");
+  });
+
+  test("tools and documents are none, as in Hugging Face", () => {
+    const branch = (name: string): string => `{% if ${name} is not none %}wrong{% else %}right{% endif %}`;
+    expect(renderChat(branch("tools") + branch("documents"), [], prompt)).toBe("rightright");
+    expect(renderChat("{{ tools is defined and documents is defined }}", [], prompt)).toBe("true");
+  });
+
+  // Expected texts are those of jinja2 3.1.6.
+  test.each([
+    ["{% if loop.first %}{% set x = 'a' %}{% endif %}[{{ x }}]", "[a][]"],
+    ["{% if loop.first %}{% set x = 'a' %}{% endif %}{% if x is defined %}Y{% else %}N{% endif %}", "YN"],
+    ["[{{ y }}]{% set y = 'a' %}[{{ y }}]{{ loop.index }}", "[o][a]1[o][a]2"],
+    ["{% for k in [1, 2] %}{% if k == 2 %}{{ x }}{% endif %}{% set x = k %}{% endfor %}{{ x }}", ""],
+    ["{% set x = m.role %}{% if loop.last %}{% continue %}{% endif %}{{ x }}", "system"],
+    ["{% set x = m.role %}{% if loop.last %}{% break %}{% endif %}{{ x }}", "system"],
+    ["{% macro f(a) %}<{{ a }}{{ y }}>{% endmacro %}{{ f(m.role) }}", "<systemo><usero>"],
+  ])("what an iteration sets is gone in the next: %s", (body, expected) => {
+    expect(renderChat(`{% set y = 'o' %}{% for m in messages %}${body}{% endfor %}`, messages, prompt)).toBe(expected);
+  });
+
+  test.each([
+    ["break", "x{% if loop.last %}{% break %}{% endif %}"],
+    ["continue", "{% if loop.last %}z{% continue %}{% endif %}"],
+    ["continue", "{{ m.role }}{% if loop.last %}{% else %}{% continue %}{% endif %}"],
+    ["break", "{% for k in [1] %}a{% endfor %}{% break %}"],
+    ["break", "{% filter upper %}a{% endfilter %}{% for k in [] %}{% else %}{% break %}{% endfor %}"],
+  ])("a %s after text would lose it, and is refused: %s", (name, body) => {
+    expect(() => renderChat(`{% for m in messages %}${body}{% endfor %}`, messages, prompt))
+      .toThrow(`chat template: {% ${name} %} after text of the same iteration is not supported. Fix: use {% if %}`);
+  });
+
+  test.each([
+    ["{% if loop.last %}{% break %}{% endif %}y", "y"],
+    ["\n    {%- if loop.first %}\n        {%- continue %}\n    {%- endif %}\n    {{- m.role }}", "user"],
+    ["\n    {% if loop.first %}\n        {% continue %}\n    {% endif %}{{ m.role }}", "user"],
+    ["{% for k in [1, 2] %}{% break %}{% endfor %}b", "bb"],
+    ["{% for k in [1, 2] %}{% if k == 1 %}{% continue %}{% endif %}{{ k }}{% endfor %}", "22"],
+  ])("before any text they are fine: %s", (body, expected) => {
+    expect(renderChat(`{% for m in messages %}${body}{% endfor %}`, messages, prompt)).toBe(expected);
   });
 
   test.each([
