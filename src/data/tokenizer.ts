@@ -1,18 +1,25 @@
 // Text <-> token ids, for the byte-level BPE tokenizers of the GPT-2, Llama 3 and Qwen families (tokenizer.json).
 //
-// Normalising, splitting and merging are the work of @huggingface/tokenizers; around it this file
+// Normalising, splitting and merging are the work of @huggingface/tokenizers, with the stages of pre_tokenizer.ts and
+// without the tokens of added_tokens.ts; around it this file
 //   - keeps special tokens apart: `encode` never produces one, whatever the text says, so nobody can end a chat turn
 //     by typing "<|im_end|>". `encodeWithSpecials` is for text that a program wrote, such as a rendered template;
 //   - remembers the ids of each piece, which makes encoding a corpus about ten times faster;
 //   - decodes bytes itself, so that a stream of ids can be shown as it grows without half a character.
 //
 // Departures from Hugging Face: no token is added around the text (a template writes its own), `single_word` and
-// `normalized` of added tokens are ignored, and an id outside the vocabulary is an error instead of nothing.
+// `normalized` of added tokens are ignored, a text that only pad_token or the like names is no token, and an id outside
+// the vocabulary is an error instead of nothing.
 
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { readAddedTokens, splitAtTokens, tokenText } from "./added_tokens.ts";
+import type { AddedToken } from "./added_tokens.ts";
 import { BYTE_TO_CHAR, CHAR_TO_BYTE } from "./byte_level.ts";
 import { LibraryTokenizer } from "./hf_tokenizers.ts";
+import { preTokenizerStages } from "./pre_tokenizer.ts";
+import { asObject, TokenizerError } from "./tokenizer_error.ts";
+import type { JsonObject } from "./tokenizer_error.ts";
 
 const MAX_FILE_BYTES = 100 * 2 ** 20;
 /** In UTF-16 units: a longer text is surely a mistake, and should be encoded document by document. */
@@ -21,21 +28,12 @@ const MAX_REMEMBERED_PIECES = 200_000;
 const MAX_REMEMBERED_LENGTH = 32;
 
 const SUPPORTED = "only byte-level BPE tokenizers are supported (GPT-2, Llama 3, Qwen)";
-/** Contractions | word | number | punctuation run, each with a leading space | space that leaves one to the next. */
-const GPT2_SPLIT = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
-/** Tokenizer files that cannot be used; the message names the file. */
-export class TokenizerError extends Error {
-  override name = "TokenizerError";
-}
 
 export interface Tokenizer {
   /** Highest id + 1, special tokens included. A model may have more embedding rows (padding), never fewer. */
   readonly vocabSize: number;
   /** Ids that end generation, as generation_config.json, config.json or tokenizer_config.json says; may be empty. */
   readonly eosIds: readonly number[];
-  /** The padding token's id, or the first end id where none is named. Padding is masked, its value is not seen. */
-  readonly padId: number;
   readonly bosToken: string | undefined;
   readonly eosToken: string | undefined;
   /** The Jinja source of the model's chat template, if it has one. */
@@ -52,6 +50,8 @@ export interface Tokenizer {
   decode(ids: Iterable<number>, options?: DecodeOptions): string;
   /** Decodes id by id: the pieces joined, with the flush, are what `decode` returns for all ids. */
   streamDecoder(options?: DecodeOptions): StreamDecoder;
+  /** Whether a token has this id: there may be gaps below `vocabSize`. */
+  has(id: number): boolean;
   /** The id of a token, spelt as in tokenizer.json. Throws TokenizerError when there is none. */
   idOf(token: string): number;
 }
@@ -67,16 +67,6 @@ export interface StreamDecoder {
   /** The rest: U+FFFD when the ids stopped within a character, else empty. */
   flush(): string;
 }
-
-interface AddedToken {
-  id: number;
-  content: string;
-  special: boolean;
-  lstrip: boolean;
-  rstrip: boolean;
-}
-
-type JsonObject = Record<string, unknown>;
 
 /**
  * Loads tokenizer.json from a Hugging Face model directory, with tokenizer_config.json, generation_config.json,
@@ -94,20 +84,22 @@ export function loadTokenizer(dir: string): Tokenizer {
   const tokenizerConfig = readJson(join(dir, "tokenizer_config.json")) ?? {};
   const configs = [readJson(join(dir, "generation_config.json")), readJson(join(dir, "config.json"))];
 
-  const { model, vocab } = byteLevelModel(path, json);
-  const added = readAddedTokens(path, json["added_tokens"]);
+  const { model, vocab, merges } = byteLevelModel(path, json);
+  const added = readAddedTokens(path, json, vocab, tokenizerConfig);
   const specials = added.filter((token) => token.special);
   const ordinary = added.filter((token) => !token.special);
   const bytesOfId = byteTable(path, vocab, added);
 
-  // ignore_merges looks a whole piece up in the vocabulary, where some models list their special tokens as well.
+  // Some models list special tokens in the vocabulary as well; plain text must not become one, whole (ignore_merges)
+  // or by merging.
   const specialTexts = new Set(specials.map((token) => token.content));
   const plainVocab = Object.fromEntries(Object.entries(vocab).filter(([token]) => !specialTexts.has(token)));
+  const plainMerges = merges.filter((merge) => !specialTexts.has(mergeParts(merge).join("")));
   const plain = {
     ...json,
     added_tokens: [],
-    pre_tokenizer: withUnicodeWhitespace(json["pre_tokenizer"]),
-    model: { ...model, type: "BPE", vocab: plainVocab },
+    pre_tokenizer: { type: "Sequence", pretokenizers: preTokenizerStages(path, json["pre_tokenizer"]) },
+    model: { ...model, type: "BPE", vocab: plainVocab, merges: plainMerges },
   };
   const encodePlain = pieceEncoder(buildLibraryTokenizer(path, plain));
 
@@ -159,18 +151,17 @@ export function loadTokenizer(dir: string): Tokenizer {
     return id;
   }
 
+  const has = (id: number): boolean => bytesOfId[id] !== undefined || textOfAdded.has(id);
   const eosToken = tokenText(tokenizerConfig["eos_token"]);
-  const padToken = tokenText(tokenizerConfig["pad_token"]);
   const eosIds = configs.map((config) => [config?.["eos_token_id"] ?? []].flat() as number[])
     .find((ids) => ids.length > 0) ?? (eosToken === undefined ? [] : [idOf(eosToken)]);
-  const unknown = eosIds.find((id) => bytesOfId[id] === undefined && !textOfAdded.has(id));
+  const unknown = eosIds.find((id) => !has(id));
   if (unknown !== undefined) {
     throw new TokenizerError(`tokenizer: eos_token_id ${unknown} in ${dir} is not in the vocabulary`);
   }
   return {
     vocabSize: bytesOfId.length,
     eosIds,
-    padId: padToken === undefined ? (eosIds[0] ?? 0) : idOf(padToken),
     bosToken: tokenText(tokenizerConfig["bos_token"]),
     eosToken,
     chatTemplate: readChatTemplate(dir, tokenizerConfig),
@@ -180,12 +171,15 @@ export function loadTokenizer(dir: string): Tokenizer {
     splitSpecials,
     decode,
     streamDecoder,
+    has,
     idOf,
   };
 }
 
 /** The model part of tokenizer.json, found to be a byte-level BPE that can encode any text. */
-function byteLevelModel(path: string, json: JsonObject): { model: JsonObject; vocab: JsonObject } {
+function byteLevelModel(
+  path: string, json: JsonObject,
+): { model: JsonObject; vocab: JsonObject; merges: (string | string[])[] } {
   const refuse = (what: string): never => {
     throw new TokenizerError(`tokenizer: ${path} ${what}`);
   };
@@ -204,45 +198,37 @@ function byteLevelModel(path: string, json: JsonObject): { model: JsonObject; vo
   const absent = BYTE_TO_CHAR.findIndex((character) => !Object.hasOwn(vocab, character));
   if (absent >= 0) refuse(`has no token for the byte ${absent}, so it cannot encode every text`);
   for (const merge of merges as unknown[]) {
-    const pair: unknown = typeof merge === "string" ? merge.split(" ") : merge;
+    const pair = mergeParts(merge);
     if (!Array.isArray(pair) || pair.length !== 2 || ![...pair, pair.join("")].every((t) => Object.hasOwn(vocab, t))) {
       refuse(`has the merge ${JSON.stringify(merge)?.slice(0, 80)}, which does not join two tokens to a third`);
     }
   }
-  return { model, vocab };
+  return { model, vocab, merges: merges as (string | string[])[] };
+}
+
+/** The two tokens of a merge: newer files list them, older ones write them as one string. */
+function mergeParts<T>(merge: T): string[] | Exclude<T, string> {
+  return typeof merge === "string" ? merge.split(" ") : (merge as Exclude<T, string>);
 }
 
 /**
- * GPT-2's files name no splitting expression: it is built into the ByteLevel stage. The library's copy of it has
- * JavaScript's \s, which differs from the original's in U+FEFF and U+0085, so the expression is given as a Split stage,
- * where the library takes care of that.
- */
-function withUnicodeWhitespace(preTokenizer: unknown): unknown {
-  const stage = asObject(preTokenizer);
-  const hasBuiltInSplit = stage?.["type"] === "ByteLevel" && stage["use_regex"] !== false;
-  if (!hasBuiltInSplit || stage["add_prefix_space"] === true) return preTokenizer;
-  const split = { type: "Split", pattern: { Regex: GPT2_SPLIT }, behavior: "Isolated", invert: false };
-  return { type: "Sequence", pretokenizers: [split, { ...stage, use_regex: false }] };
-}
-
-/**
- * Text to ids, one piece at a time. Remembering a piece's ids changes nothing but the time: after the first splitter
- * stage, the later stages and the merging treat every piece by itself.
+ * Text to ids. Remembering a piece's ids changes nothing but the time: the last stage, mostly the one that writes bytes
+ * as characters, and the merging treat every piece by itself.
  */
 function pieceEncoder({ normalizer, pre_tokenizer: root, model }: LibraryTokenizer): (text: string) => number[] {
-  const [firstStage, ...laterStages] = root?.tokenizers ?? (root === null ? [] : [root]);
+  const splitters = root!.tokenizers!.slice(0, -1);
+  const lastStage = root!.tokenizers!.at(-1)!;
   const remembered = new Map<string, number[]>();
 
   function encodePiece(piece: string): number[] {
-    let pieces = [piece];
-    for (const stage of laterStages) pieces = pieces.flatMap((part) => stage.pre_tokenize_text(part));
-    return model.encode(pieces).map((token) => model.tokens_to_ids.get(token)!);
+    return model.encode(lastStage.pre_tokenize_text(piece)).map((token) => model.tokens_to_ids.get(token)!);
   }
 
   return function encode(text) {
-    const normalized = normalizer === null ? text : normalizer(text);
+    let pieces = [normalizer === null ? text : normalizer(text)];
+    for (const stage of splitters) pieces = pieces.flatMap((piece) => stage.pre_tokenize_text(piece));
     const ids: number[] = [];
-    for (const piece of firstStage?.pre_tokenize_text(normalized) ?? [normalized]) {
+    for (const piece of pieces) {
       let pieceIds = remembered.get(piece);
       if (pieceIds === undefined) {
         pieceIds = encodePiece(piece);
@@ -255,24 +241,10 @@ function pieceEncoder({ normalizer, pre_tokenizer: root, model }: LibraryTokeniz
   };
 }
 
-/** Cuts `text` at every occurrence of a token: ids for the tokens (longest match first), strings for the rest. */
-function splitAtTokens(text: string, tokens: readonly AddedToken[]): (string | number)[] {
-  if (tokens.length === 0) return text === "" ? [] : [text];
-  const byContent = new Map(tokens.map((token) => [token.content, token]));
-  const longestFirst = [...byContent.keys()].sort((a, b) => b.length - a.length);
-  const pattern = longestFirst.map((content) => content.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|");
-  const parts = text.split(new RegExp(`(${pattern})`)); // text, token, text, ..., token, text
-  for (let i = 1; i < parts.length; i += 2) {
-    const { lstrip, rstrip } = byContent.get(parts[i]!)!;
-    if (lstrip) parts[i - 1] = parts[i - 1]!.trimEnd();
-    if (rstrip) parts[i + 1] = parts[i + 1]!.trimStart();
-  }
-  return parts.map((part, i) => (i % 2 === 1 ? byContent.get(part)!.id : part)).filter((part) => part !== "");
-}
-
 function checkText(text: string): void {
   if (text.length > MAX_TEXT_LENGTH) {
-    throw new RangeError(`tokenizer: a text of ${text.length} characters is above ${MAX_TEXT_LENGTH}; split it`);
+    const cause = `a text of ${text.length} characters is above ${MAX_TEXT_LENGTH}`;
+    throw new TokenizerError(`tokenizer: ${cause}. Fix: split it into documents`);
   }
 }
 
@@ -294,18 +266,6 @@ function byteTable(path: string, vocab: JsonObject, added: readonly AddedToken[]
   return table;
 }
 
-function readAddedTokens(path: string, value: unknown): AddedToken[] {
-  return (Array.isArray(value) ? value : []).map((item: unknown) => {
-    const token = asObject(item) ?? {};
-    const { id, content } = token;
-    if (typeof id !== "number" || typeof content !== "string" || content === "") {
-      throw new TokenizerError(`tokenizer: ${path}: an added token lacks its id or content`);
-    }
-    const isSet = (flag: string): boolean => token[flag] === true;
-    return { id, content, special: isSet("special"), lstrip: isSet("lstrip"), rstrip: isSet("rstrip") };
-  });
-}
-
 function buildLibraryTokenizer(path: string, json: object): LibraryTokenizer {
   try {
     return new LibraryTokenizer(json, {});
@@ -322,16 +282,6 @@ function readChatTemplate(dir: string, tokenizerConfig: JsonObject): string | un
   const named = Array.isArray(value) ? value.map(asObject).find((item) => item?.["name"] === "default") : undefined;
   const template = named?.["template"] ?? value;
   return typeof template === "string" ? template : undefined;
-}
-
-/** A token in tokenizer_config.json: its text, or an object that holds it. */
-function tokenText(value: unknown): string | undefined {
-  const text = asObject(value)?.["content"] ?? value;
-  return typeof text === "string" ? text : undefined;
-}
-
-function asObject(value: unknown): JsonObject | undefined {
-  return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as JsonObject) : undefined;
 }
 
 /** Undefined when the file does not exist. */

@@ -131,8 +131,8 @@ async function score(input: ScoreInput | readonly ScoreInput[], flags: Flags): P
   const model = loadFor({ prompts: 1, rows: 1, promptLength: longest, newTokens: 0 }, directory, flags);
   const scoreOne = async (item: ScoreInput): Promise<object> => {
     const { ids, ...numbers } = await scoreTokens(model, idsOf(item));
-    // Tokens that hold a part of a character show as U+FFFD; rows of the model beyond the tokenizer have no text.
-    const tokens = ids.map((id) => (id < chat.tokenizer.vocabSize ? chat.tokenizer.decode([id]) : null));
+    // Tokens that hold a part of a character show as U+FFFD; rows that the tokenizer has no token for have no text.
+    const tokens = ids.map((id) => (chat.tokenizer.has(id) ? chat.tokenizer.decode([id]) : null));
     return { ids, tokens, ...numbers };
   };
   if (!Array.isArray(input)) {

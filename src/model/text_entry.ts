@@ -67,9 +67,9 @@ export function loadFor(work: GenerationWork, directory: string, { bf16 = false 
   return loadGpt(directory, { bf16 });
 }
 
-/** The ids that have a text: a model may have rows beyond its tokenizer's vocabulary (padding), and draw one. */
+/** The ids that have a text: a model may have rows that its tokenizer has no token for (padding), and draw one. */
 export function idsWithText(tokenizer: Tokenizer, ids: readonly number[]): readonly number[] {
-  return ids.filter((id) => id < tokenizer.vocabSize);
+  return ids.filter(tokenizer.has);
 }
 
 /** @throws NumericsError when the model's logits were not finite. */

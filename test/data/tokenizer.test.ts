@@ -7,6 +7,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { BYTE_TO_CHAR } from "../../src/data/byte_level.ts";
 import { LibraryTokenizer } from "../../src/data/hf_tokenizers.ts";
 import { loadTokenizer } from "../../src/data/tokenizer.ts";
+import { TokenizerError } from "../../src/data/tokenizer_error.ts";
 import { makeTokenizerDirectory, SPECIALS } from "./tokenizer_fixture.ts";
 
 const directories: string[] = [];
@@ -83,7 +84,11 @@ describe("encode and decode", () => {
   });
 
   test("a text above the cap is refused before any work", () => {
-    expect(() => tokenizer.encode("a".repeat(2 ** 26 + 1))).toThrow(/split it/);
+    const text = "a".repeat(2 ** 26 + 1);
+    for (const work of [tokenizer.encode, tokenizer.encodeWithSpecials, tokenizer.splitSpecials]) {
+      expect(() => work(text)).toThrow(TokenizerError);
+      expect(() => work(text)).toThrow(/characters is above 67108864\. Fix: split it/);
+    }
   });
 });
 
@@ -117,9 +122,8 @@ describe("streamDecoder", () => {
 });
 
 describe("loadTokenizer", () => {
-  test("reads end, padding and template from the directory", () => {
+  test("reads end and template from the directory", () => {
     expect(tokenizer.eosIds).toEqual([specialIds[2], specialIds[0]]);
-    expect(tokenizer.padId).toBe(specialIds[0]);
     expect(tokenizer.eosToken).toBe("<|im_end|>");
     expect(tokenizer.bosToken).toBeUndefined();
     expect(tokenizer.chatTemplate).toContain("<|im_start|>");
@@ -161,6 +165,42 @@ describe("loadTokenizer", () => {
     expect(listed.encodeWithSpecials("XY")).toEqual([500]);
   });
 
+  test("one that can also be merged stays text", () => {
+    const path = makeDirectory((json) => {
+      const { vocab, merges } = json.model;
+      const added_tokens = [...json.added_tokens, { id: 500, content: "XY", special: true }];
+      const model = { ...json.model, vocab: { ...vocab, XY: 500 }, merges: [...merges, "X Y"] };
+      return { ...json, added_tokens, model };
+    });
+    const merged = loadTokenizer(path);
+    expect(merged.encode("XY")).toEqual([..."XY"].map(merged.idOf));
+  });
+
+  test("a special token that is a letter of the byte alphabet, as a padding token may be, loses no text", () => {
+    const path = makeDirectory((json) => {
+      const added_tokens = [...json.added_tokens, { id: json.model.vocab["!"], content: "!", special: true }];
+      return { ...json, added_tokens };
+    });
+    const padded = loadTokenizer(path);
+    expect(padded.decode(padded.encode("a!!"), { skipSpecial: true })).toBe("a!!");
+  });
+
+  test("a padding token that no file knows refuses no model", () => {
+    const path = makeDirectory();
+    writeFileSync(join(path, "tokenizer_config.json"), '{"pad_token":"<pad>"}');
+    expect(loadTokenizer(path).vocabSize).toBe(tokenizer.vocabSize);
+  });
+
+  test("has: there may be gaps below vocabSize", () => {
+    const path = makeDirectory((json) => {
+      return { ...json, added_tokens: [...json.added_tokens, { id: 500, content: "XY", special: true }] };
+    });
+    const { has, vocabSize } = loadTokenizer(path);
+    expect(vocabSize).toBe(501);
+    expect([0, specialIds[2]!, 500].map(has)).toEqual([true, true, true]);
+    expect([-1, 0.5, specialIds[2]! + 1, 499, 501, NaN].map(has)).toEqual(Array(6).fill(false));
+  });
+
   const brokenFiles: [what: string, file: string, content: string, message: RegExp][] = [
     ["no JSON", "tokenizer.json", "{", /tokenizer\.json is not valid JSON/],
     ["a list", "tokenizer.json", "[]", /does not hold a JSON object/],
@@ -176,7 +216,8 @@ describe("loadTokenizer", () => {
       '{"model":{"type":"BPE","vocab":{},"merges":[]}}', /is another kind; only/],
     ["a broken config", "config.json", "{,}", /config\.json is not valid JSON/],
     ["an end id outside the vocabulary", "generation_config.json", '{"eos_token_id":99999}', /99999/],
-    ["an unknown padding token", "tokenizer_config.json", '{"pad_token":"<pad>"}', /no token "<pad>"/],
+    ["a token listed without its content", "tokenizer_config.json", '{"added_tokens_decoder":{"999":{}}}',
+      /an added token lacks its id or content/],
   ];
 
   test.each(brokenFiles)("one clear line for %s", (_, file, content, message) => {
@@ -212,5 +253,55 @@ describe("loadTokenizer", () => {
       });
       expect(() => loadTokenizer(path)).toThrow(message);
     }
+  });
+});
+
+// What transformers 5.18 does with the same files.
+describe("added tokens of tokenizer_config.json", () => {
+  const next = tokenizer.vocabSize;
+  const load = (config: object): ReturnType<typeof loadTokenizer> => {
+    const path = makeDirectory();
+    writeFileSync(join(path, "tokenizer_config.json"), JSON.stringify(config));
+    return loadTokenizer(path);
+  };
+  const flags = { special: true, lstrip: false, rstrip: false, single_word: false, normalized: false };
+  const listed = (tokens: Record<number, object>): ReturnType<typeof load> => load({ added_tokens_decoder: tokens });
+
+  test("tokens listed only there are tokens, in the order of their ids", () => {
+    const both = listed({ [next + 1]: { ...flags, content: "<y>" }, [next]: { ...flags, content: "<x>" } });
+    expect(both.encodeWithSpecials("<y><x>")).toEqual([next + 1, next]);
+    expect(both.encode("<x>")).not.toContain(next);
+    expect(both.vocabSize).toBe(next + 2);
+    expect(both.specialTokens).toEqual([...SPECIALS, "<x>", "<y>"]);
+  });
+
+  test("their flags hold: ordinary tokens are text, and take the spaces beside them", () => {
+    const word = listed({ [next]: { content: "<x>", special: false, lstrip: true, rstrip: true } });
+    expect(word.decode(word.encode("a \ufeff \u0085<x> \ufeff b"))).toBe("a \ufeff<x>\ufeff b");
+    expect(word.encode("<x>")).toEqual([next]);
+  });
+
+  test("a token of tokenizer.json keeps its id, and takes the flags", () => {
+    const [, start] = specialIds;
+    const changed = listed({ 5: { ...flags, content: "<|im_start|>", special: false } });
+    expect(changed.encode("<|im_start|>")).toEqual([start]);
+    expect(changed.vocabSize).toBe(next);
+    expect(changed.specialTokens).not.toContain("<|im_start|>");
+  });
+
+  test("a word of the vocabulary becomes special when it is named, with its own id", () => {
+    const word = "umber";
+    const id = tokenizer.idOf(word);
+    const configs = [{ eos_token: word }, { additional_special_tokens: [word] }, { bos_token: { content: word } }];
+    for (const named of configs.map(load)) {
+      expect(named.encodeWithSpecials(word)).toEqual([id]);
+      expect(named.encode(word)).not.toContain(id);
+      expect(named.decode(named.encode(word))).toBe(word);
+    }
+  });
+
+  test.each([3, 2000])("a new token whose id %i is not the next free one is refused", (id) => {
+    const message = `lists "<x>" as ${id}, and the next free id is ${next}. Fix: correct the id`;
+    expect(() => listed({ [id]: { ...flags, content: "<x>" } })).toThrow(message);
   });
 });

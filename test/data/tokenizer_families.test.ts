@@ -108,7 +108,6 @@ describe.each(loaded)("$name", ({ family, tokenizer }) => {
     expect(hasSpecial(tokenizer.encodeWithSpecials("the answer"))).toBe(false);
     expect(tokenizer.bosToken).toBe(family.bos ?? undefined);
     expect(tokenizer.eosIds).toEqual([tokenizer.idOf(family.eos)]);
-    expect(tokenizer.padId).toBe(tokenizer.eosIds[0]);
   });
 
   test("every id decodes, and no other number does", () => {

@@ -9,6 +9,7 @@ import { loadTokenizer } from "../../src/data/tokenizer.ts";
 import { loadChatModel } from "../../src/model/chat_model.ts";
 import { disposeGpt } from "../../src/model/gpt.ts";
 import { sampleCompletions } from "../../src/model/sampler.ts";
+import { idsWithText } from "../../src/model/text_entry.ts";
 import { visible } from "../../src/visible.ts";
 import "../support/gpu.ts";
 import { runEntry } from "../support/run_entry.ts";
@@ -169,6 +170,23 @@ describe("generate --score", () => {
     expect(plain.logProbs[0]).toBeNull();
     const both = await scoreFile(JSON.stringify([{ text: "the answer 日" }, { ids: plain.ids }]));
     expect(both).toEqual([plain, plain]);
+  });
+
+  test("an id in a gap of the tokenizer's vocabulary has a score and no text", async () => {
+    const gapped = join(root, "gapped");
+    cpSync(chatModel, gapped, { recursive: true });
+    editJson(join(gapped, "tokenizer.json"), (json) => {
+      json["added_tokens"] = (json["added_tokens"] as { content: string }[])
+        .filter(({ content }) => content !== "<|im_start|>");
+    });
+    editJson(join(gapped, "tokenizer_config.json"), (json) => delete json["added_tokens_decoder"]);
+    const gap = loadTokenizer(chatModel).idOf("<|im_start|>");
+    const tokenizer = loadTokenizer(gapped);
+    expect(gap).toBeLessThan(tokenizer.vocabSize);
+    expect(idsWithText(tokenizer, [5, gap, tokenizer.vocabSize])).toEqual([5]);
+    const ids = JSON.stringify({ ids: [5, gap] });
+    const { code, stdout } = await runInteractive("model/generate", ["--model", gapped, "--score", "-"], ids);
+    expect([code, JSON.parse(stdout)]).toMatchObject([0, { ids: [5, gap], tokens: [expect.any(String), null] }]);
   });
 
   test("is consistent with sampling: scored after its prompt, a sample has its own log-probabilities", async () => {
