@@ -89,6 +89,41 @@ test("dead groups: a solved task is told from one without signal", () => {
   expect(warning).toMatchObject({ kind: "no-signal", level: "warning", title: "no learning signal" });
 });
 
+test("dead groups: solved means all of them, and is seen without a gradient step too", () => {
+  const some: Step = {
+    update: { frac_reward_zero_std: 1 }, perUpdate: (i) => ({ "group/reward": i === 0 ? 0 : 1 }),
+  };
+  expect(alertsOf([some, some, some])).toMatchObject([{ title: "no learning signal" }]);
+  const leftOut: Step = { rollout: { reward: 1, reward_std: 0, frac_reward_zero_std: 1 } };
+  const alerts = alertsOf(Array.from({ length: 10 }, () => leftOut), (step, of) => recordsOf(step, of).slice(0, 1));
+  expect(alerts).toMatchObject([{ step: 10, title: "nothing left to learn" }]);
+});
+
+describe("a low entropy", () => {
+  /** Alerts of a run that begins with a reward of `lowest` and an entropy of `first`. */
+  const after = ({ lowest = 0.3, first = 1 }, ...steps: Step[]): AlertKind[] =>
+    firings([{ rollout: { reward: lowest }, update: { entropy: first } }, ...steps]).map(([kind]) => kind);
+  const at = (entropy: number, reward = 0.3): Step => ({ rollout: { reward }, update: { entropy } });
+
+  test("is a collapse below 0.1 nats and below a tenth of the first", () => {
+    expect(after({}, at(0.09))).toEqual(["entropy-collapse"]);
+    expect(after({ first: 0.5 }, at(0.08))).toEqual([]); // it was low from the start
+    expect(after({ first: 5 }, at(0.3))).toEqual([]); // there is enough left
+  });
+
+  test("counts on the average of a train step", () => {
+    expect(after({}, { rollout: { reward: 0.3 }, perUpdate: (i) => ({ entropy: i === 0 ? 0.01 : 0.5 }) })).toEqual([]);
+  });
+
+  test("is none near the best reward, a tenth of the way from the lowest", () => {
+    expect(after({ lowest: -1 }, at(0.05, 0.85))).toEqual([]);
+    expect(after({ lowest: -1 }, at(0.05, 0.75))).toEqual(["entropy-collapse"]);
+    const best = { rollout: { reward: 3 }, update: { entropy: 1 } }; // a function may pay more than 1
+    expect(after({}, best, at(0.05, 2.9))).toEqual([]);
+    expect(after({}, best, at(0.05, 1.5))).toContain("entropy-collapse");
+  });
+});
+
 test("one gradient step per train step: three dead groups by chance say nothing, ten do", () => {
   let state = NO_ALERTS;
   const fired = Array.from({ length: 12 }, (_, i) => {

@@ -105,6 +105,29 @@ describe("what a run saves", () => {
   });
 });
 
+test("what an objective does not take is neither saved nor called derived", () => {
+  const idleIn = (flags: string, keys: readonly string[]): string[] => {
+    const saved = savedSettings(configOf(flags));
+    return keys.filter((key) => key in saved || (saved["derived"] as string[]).includes(key));
+  };
+  expect(idleIn("--objective reinforce", ["epsilon", "epsilonHigh", "scaleRewards", "advantageDdof"])).toEqual([]);
+  expect(idleIn("--objective cispo", ["epsilon", "klEstimator", "klBiasCorrection"])).toEqual([]);
+  expect(idleIn("--replay groups", ["groupSize"])).toEqual([]);
+});
+
+test("defaults that depend on the objective, and of advantages", () => {
+  expect(configOf("--objective cispo")).toMatchObject({ epsilonHigh: 5 });
+  expect(configOf("")).toMatchObject({ advantageEpsilon: 1e-6, advantageDdof: 1, scaleRewards: "group" });
+});
+
+test("a folder that holds something is no place for a new run; a dry run and a resumed one do not mind", () => {
+  const full = ["--out", root]; // settings.json lies there
+  writeFileSync(settings, "{}");
+  expect(() => parseCommand(["node", "train", ...full])).toThrow(/is not empty\. Fix: choose another --out/);
+  expect(parseCommand(["node", "train", ...full, "--dry-run"]).dryRun).toBe(true);
+  expect(parseCommand(["node", "train", "--resume", root]).resume).toBe(root);
+});
+
 describe("a saved config.json with other flags on top", () => {
   test.each([
     ["", "--objective gspo", { epsilon: 3e-4, epsilonHigh: 4e-4 }],
@@ -186,6 +209,8 @@ describe("resuming", () => {
     ["--resume auto --seed 3", "--seed cannot change when a run is resumed"],
     ["--resume auto --preset arithmetic", "--preset does not go with --resume"],
     ["--resume auto --config x.json", "--config does not go with --resume"],
+    ["--resume auto --out runs/x", "--out does not go with --resume"],
+    ["--resume auto --dry-run", "--dry-run does not go with --resume"],
   ])("%s is refused", (flags, message) => {
     expect(refusal(flags)).toContain(message);
   });
@@ -201,6 +226,14 @@ test.each([
   ["--objective sequence --top-entropy-quantile 0.2", "--top-entropy-quantile weighs tokens"],
   ["--objective rloo --off-policy-threshold 1", "--off-policy-threshold weighs tokens"],
   ["--objective rloo --advantage-ddof 0", "--advantage-ddof needs --scale-rewards group or batch"],
+  ["--objective rloo --scale-rewards group --reward-aggregation normalize-then-sum", "needs group means"],
+  ["--overlong-buffer 2 --reward-aggregation normalize-then-sum", "--overlong-buffer changes nothing with"],
+  ["--keep-last 0", "must be an integer from 1 up"],
+  ["--micro-batch 0", "must be an integer from 1 up"],
+  ["--top-entropy-quantile 0", "must be a number from 0.01 to 1"],
+  ["--top-entropy-quantile 1.5", "must be a number from 0.01 to 1"],
+  ["--adam-beta2 1", "must be a number from 0 to 0.999999"],
+  ["--reward-timeout 0", "must be a number from 0.1 up"],
   ["--kl-bias-correction", "--kl-bias-correction needs --beta above 0"],
   ["--beta 0.1 --kl-estimator k2 --kl-bias-correction", "does not go with --kl-estimator k2"],
   ["--objective dr_grpo --reward-aggregation normalize-then-sum", "needs group means and --scale-rewards group"],

@@ -64,3 +64,21 @@ test("a completion that is left out is in no mean", () => {
   const got = lossMetrics("sequence", { ratio: [1.1, 1], kl: [0.2, 0], entropies: [1, 1, 9, 9] }, left, { clip });
   expectMetrics(got, { kl: 0.2, entropy: 1, "importance_ratio/mean": 1.1, "importance_ratio/min": 1.1 });
 });
+
+test("a ratio beyond the range counts as clipped only where its gradient stops", () => {
+  const out = [0.5, 0.5, 1.5, 1.5]; // each with A > 0 and with A < 0
+  const four = { mask: [[1], [1], [1], [1]], advantages: [1, -1, 1, -1] };
+  const got = lossMetrics("grpo", { ratio: out, kl: null, entropies: out }, four, { clip });
+  expectMetrics(got, { "clip_ratio/low_mean": 1 / 4, "clip_ratio/high_mean": 1 / 4, "clip_ratio/region_mean": 1 / 2 });
+});
+
+test("gspo: ratios per completion, KL estimates per token", () => {
+  const kl = [1, 2, 99, 99, 0, 0, 0, 0];
+  expectMetrics(lossMetrics("gspo", { ratio: [1, 1], kl, entropies }, batch, { clip }), { kl: 0.5, "clip_ratio/low_mean": 0 });
+});
+
+test("with all completions left out there is nothing to average", () => {
+  const none = { mask: [[0, 0], [0, 0]], advantages: [1, -1] };
+  const got = lossMetrics("grpo", { ratio: [1, 1, 1, 1], kl: null, entropies: [9, 9, 9, 9] }, none, { clip });
+  expect(got).toMatchObject({ entropy: 0, "clip_ratio/region_mean": 0 });
+});

@@ -1,19 +1,23 @@
 /** A run as it is opened: what its flags make of the optimizer, and the weights that it remembers as good. */
-import { rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { parseCommand } from "../../src/grpo/config.ts";
 import { digit } from "../../src/grpo/environments/digit.ts";
-import { openRun, rememberGood, type Run } from "../../src/grpo/run.ts";
+import { openRun, rememberGood, saveRun, type Run } from "../../src/grpo/run.ts";
 import { gradientStep, type UpdateResult } from "../../src/grpo/update.ts";
 import type { Gpt } from "../../src/model/gpt.ts";
 import { readAll } from "../../src/tensor/tensor.ts";
 import { expectClose } from "../support/gradcheck.ts";
 import "../support/gpu.ts";
 import { answersTo } from "../support/rollouts.ts";
+import { runEntry } from "../support/run_entry.ts";
 import { makeDigitLoverDirectory } from "../support/tiny_model.ts";
 
 const directory = makeDigitLoverDirectory();
-afterAll(() => rmSync(directory, { recursive: true }));
+const root = mkdtempSync(join(tmpdir(), "run-"));
+afterAll(() => [directory, root].forEach((path) => rmSync(path, { recursive: true })));
 
 /** A run with these flags; nothing is written. */
 const opened = (flags: string): Promise<Run> =>
@@ -101,6 +105,40 @@ test("no note about what is as it should be", async () => {
   const run = await opened("--objective reinforce --grad-updates-per-step 1 --replay-buffer-capacity 25 --warmup-steps 4");
   expect(run.notes.filter((line) => line.startsWith("note: "))).toEqual([]);
   await run.close();
+});
+
+test("the best checkpoint: the first of the highest accuracy, and of the highest reward before any evaluation", async () => {
+  const out = join(root, "best");
+  const run = await openRun(parseCommand(["node", "train", "--model", directory, "--out", out, "--eval-every", "2"]));
+  const bestAfter = async (reward: number, accuracy: number | null): Promise<number> => {
+    run.state.trainStep += 1;
+    run.state.meanRewards = [...run.state.meanRewards, reward];
+    if (accuracy !== null) run.state.evaluated = { step: run.state.trainStep, accuracy };
+    await saveRun(run);
+    return run.state.best!.step;
+  };
+  expect(await bestAfter(0.5, null)).toBe(1);
+  expect(await bestAfter(0.4, null)).toBe(1);
+  expect(await bestAfter(0.1, 0.3)).toBe(3); // accuracies are no rewards: the comparison begins again
+  expect(await bestAfter(0.9, null)).toBe(3); // not evaluated
+  expect(await bestAfter(0.9, 0.3)).toBe(3); // no better
+  expect(await bestAfter(0.1, 0.4)).toBe(6);
+  await run.close();
+});
+
+test("a dry run says what the run would take, and leaves nothing", async () => {
+  const out = join(root, "dry");
+  // More completions in a gradient step than a round draws, and a KL term.
+  const flags = "--beta 0.1 --groups-per-update 7 --train-steps 1000 --grad-updates-per-step 3 --max-rollout-tokens 3";
+  const { code, stdout, stderr } = await runEntry("grpo/train", [
+    "--dry-run", "--model", directory, "--out", out, ...flags.split(" "),
+  ]);
+  expect(code, stderr).toBe(0);
+  expect(JSON.parse(stdout)).toMatchObject({ trainSteps: 1000, microBatch: 35 });
+  const [, rollouts, update, total] = /rollouts ([\d.]+) s, a gradient step ([\d.]+) s .* about (\d+) s/.exec(stderr)!;
+  const rounding = 1000 * 4 * 0.005 + 1; // both times have two digits
+  expect(Math.abs(Number(total) - 1000 * (Number(rollouts) + 3 * Number(update)))).toBeLessThan(rounding);
+  expect(existsSync(out)).toBe(false);
 });
 
 test("the good weights are a copy of the newest ones that were good", async () => {
