@@ -208,6 +208,35 @@ describe("in a terminal", () => {
     view.close();
   });
 
+  test("the time left goes by the newest steps, and is none after the last", () => {
+    const view = open();
+    view.start({ ...facts, trainSteps: 20 });
+    const step = (n: number, seconds: number): void => {
+      view.phase("rollouts", n - 1);
+      vi.advanceTimersByTime(1000 * seconds);
+      view.stepDone({ step: n, reward: n / 20 });
+    };
+    const left = (): string => /run .*$/.exec(screen().find((line) => line.startsWith("train step "))!)![0];
+    for (let n = 1; n <= 4; n++) step(n, 100);
+    for (let n = 5; n <= 18; n++) step(n, 10);
+    expect(left()).toBe("run 9:00, about 0:19 left"); // two of ten seconds, a part of one gone
+    vi.advanceTimersByTime(30_000); // a step that takes longer than the others did
+    expect(left()).toBe("run 9:30, about 0:10 left");
+    for (let n = 19; n <= 20; n++) step(n, 10);
+    expect(left()).toMatch(/, about 0:00 left$/);
+    view.close();
+  });
+
+  test("gradient steps are counted anew in each train step", () => {
+    const view = open();
+    view.start(facts);
+    runStep(view);
+    view.phase("rollouts", 1);
+    view.phase("training", 1);
+    expect(screen()).toContainEqual(expect.stringContaining("gradient step 0/2"));
+    view.close();
+  });
+
   test("is drawn at most about ten times a second, however much happens, and not when nothing changes", () => {
     const view = open();
     view.start(facts);
@@ -318,6 +347,18 @@ describe("the view fits any terminal", () => {
     const texts = lines.map((line) => line.map(([text]) => text).join(""));
     expect(texts[1]).toContain(`${"━".repeat(24)}  100 % done`);
     for (const text of texts) expect(stringWidth(text)).toBeLessThan(120);
+  });
+
+  test("best, lowest and last of reward and accuracy, each with its step", () => {
+    const rewards = [0.5, 0.25, null, 0.75, 0.6].map((reward, i) => ({ step: i + 1, reward }));
+    const evaluations = [0.3, 0.6, 0.4].map((accuracy, i) => ({ step: 2 * i, accuracy }));
+    const texts = viewLines({ ...view, trainSteps: 5, rewards, evaluations }, 80, 24)
+      .map((line) => line.map(([text]) => text).join(""));
+    expect(texts).toContain("mean reward 0.600  best 0.750 (step 4)");
+    expect(texts).toContain("held-out accuracy 40.0 % (step 4)  best 60.0 % (step 2)");
+    expect(texts.filter((text) => /^ +0\.\d+ /.test(text)).map((text) => text.trim().slice(0, 5))).toEqual(["0.750", "0.250"]);
+    const unjudged = viewLines({ ...view, rewards: [{ step: 1, reward: null }] }, 80, 24);
+    expect(unjudged).toContainEqual([["mean reward: after the first train step"]]);
   });
 
   test("a wide character is cut as a whole", () => {

@@ -3,7 +3,7 @@
  * the same weights, moments, state and metrics, to the byte. Signals, and what a resumed run is told.
  */
 import { createHash } from "node:crypto";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -141,6 +141,18 @@ describe("what a resumed run is told", () => {
     await trained(`--resume ${run} --train-steps 11`);
     expect(readFileSync(join(run, "metrics.jsonl"), "utf8")).toContain('"step":11');
   }, 30_000);
+
+  test("a reference policy that is not what it was: one line, exit code 3", async () => {
+    const [base, run] = [join(root, "base"), join(root, "with-reference")];
+    cpSync(model, base, { recursive: true });
+    await trained(`--model ${base} --out ${run} ${SMALL} --rollout-count 5 --max-rollout-tokens 2 --beta 0.1 --stop-at 1`);
+    const other = makeDigitLoverDirectory(2);
+    cpSync(join(other, "model.safetensors"), join(base, "model.safetensors"));
+    rmSync(other, { recursive: true });
+    const { code, errors } = await train(`--resume ${run}`);
+    expect(code).toBe(3);
+    expect(errors).toEqual([expect.stringMatching(/base has changed since the run began.*Fix: put the weights/)]);
+  }, 60_000);
 
   test("no checkpoint: one line, exit code 3", async () => {
     const { code, errors } = await train(`--resume ${join(root, "nothing")}`);

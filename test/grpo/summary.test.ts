@@ -18,6 +18,10 @@ test("a line for each train step, and where the time went", () => {
   ]);
 });
 
+test("a reward of 0 is a reward", () => {
+  expect(summaryLines([0], times)[1]).toBe("Train step 1: mean reward 0.000 ");
+});
+
 test("bars are as long as the reward, and become shorter where rewards above 1 ask for room", () => {
   expect(bars([-0.5, 0, 0.5, 1])).toEqual([0, 0, 15, 30]);
   expect(bars([-1, 1, 2, null, 3])).toEqual([0, 10, 20, 0, 30]);
