@@ -193,6 +193,16 @@ test("the peak counts what was alive at the same time", () =>
     expect(memoryStats().peakBytes - liveBytes).toBe(MIB);
   }));
 
+test("a scope that outlives an await of the one around it is refused", async () => {
+  let finish = (): void => undefined;
+  const waiting = new Promise<void>((resolve) => (finish = resolve));
+  const outer = scopeAsync(() => waiting);
+  const inner = scopeAsync(() => new Promise<void>((resolve) => setTimeout(resolve, 20)));
+  finish();
+  await expect(outer).rejects.toThrow(/scopes were closed out of order/);
+  await expect(inner).rejects.toThrow(/scopes were closed out of order/);
+});
+
 describe("the byte budget", () => {
   test("is enforced with the numbers and a fix", () =>
     balanced(() => scopeAsync(async () => {
@@ -204,6 +214,10 @@ describe("the byte budget", () => {
       el.fillInto(large, 1);
       expect((await read(large))[0]).toBe(1);
     })));
+
+  test("what exceeds 2 GiB is refused, whatever the budget is", () => {
+    expect(() => empty([2 ** 29 + 1])).toThrow(/a tensor of 2048\.0 MiB exceeds 2048\.0 MiB, the most that one tensor/);
+  });
 
   test("free buffers of other sizes make room first", () =>
     balanced(async () => {
