@@ -1,5 +1,5 @@
 /** The report: what is on it, that no text breaks out of it, and that a run need not be whole. No GPU. */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readRun } from "../../src/grpo/report/data.ts";
 import { cut, duration, escapeHtml, figure, html, percent, textOf, type Content } from "../../src/grpo/report/html.ts";
 import { heldOutPairs, samplePairs } from "../../src/grpo/report/samples.ts";
-import { bucketSize, thin } from "../../src/grpo/report/series.ts";
+import { bucketSize, gradStepPosition, lastOf, thin, withBand } from "../../src/grpo/report/series.ts";
 import { writeReport } from "../../src/grpo/report.ts";
 import { runEntry } from "../support/run_entry.ts";
 
@@ -158,6 +158,90 @@ describe("the page of a whole run", () => {
     const run = wholeRun();
     const page = await pageOf({ ...run, metrics: [...run.metrics, rollout(4, { reward: 50 })] });
     expect(page).toContain('aria-label="Mean reward: reward from 0.100 to 50.0"');
+  });
+});
+
+describe("numbers", () => {
+  /** A run whose first, last, best and worst steps are all different ones. */
+  const uneven = (): Required<RunFiles> => {
+    const run = wholeRun();
+    const rewards = [0.3, -0.2, 0.9, 0.4];
+    return {
+      config: { ...run.config, trainSteps: 4, model: "owner/name" },
+      metrics: [
+        { kind: "eval", step: 0, accuracy: 0.25, greedy_accuracy: 0.5 },
+        ...rewards.flatMap((reward, i) => [
+          rollout(i + 1, { reward, "completions/clipped_ratio": (4 - i) / 8 }),
+          update(i + 1, 1, { "clip_ratio/region_mean": 0.3, "clip_ratio/low_mean": 0.1, grad_norm: i + 1 }),
+        ]),
+        ...[1, 3].map((step) => ({ kind: "alert", step, level: "warning", title: "Again", text: "Twice." })),
+        { kind: "eval", step: 4, accuracy: 0.75, greedy_accuracy: 0.5 },
+      ],
+      completions: [
+        reply(1, "worst", { reward: -1, rewards: { right: 1 } }), reply(1, "unjudged", { reward: null, rewards: {} }),
+        ...[1, 2, 3].map(() => reply(1, "often", { reward: 0.5, rewards: { right: 1 } })),
+        reply(1, "often", { reward: 0.5, rewards: { right: 1 }, ended: false }),
+        reply(2, "between"), reply(4, "late", { rewards: { right: 1 } }),
+      ],
+      timings: [1, 2, 3, 4].map((step) => ({
+        step, rolloutSeconds: 1, trainingSeconds: step === 2 ? 9 : 3, rolloutTokens: 50,
+        liveBytes: step === 3 ? 2 ** 22 : 2 ** 20, step_time: 4,
+      })),
+    };
+  };
+
+  test("of the headline are those of the first, the best and the last step", async () => {
+    const text = visible(await pageOf(uneven()));
+    for (const part of [
+      "sums · owner/name · dapo", "seed 7 complete", "Mean reward 0.300 → 0.400 best step 0.900",
+      "Held-out accuracy 25% → 75% first to last", "Train steps 4 of 4 planned", "12.5% cut in the last step",
+      "Again 2 times, steps 1 to 3 Twice.", "training 18.0 s", "all steps 22.0 s", "GPU memory after a step 4.000 MiB",
+    ]) expect(text).toContain(part);
+  });
+
+  test("of the best step may be negative, and a run may have done more than is planned", async () => {
+    const { config, timings } = uneven();
+    const metrics = [rollout(1, { reward: -3 }), rollout(2, { reward: -2 })];
+    const text = visible(await pageOf({ config: { ...config, trainSteps: 1 }, metrics, timings }));
+    expect(text).toContain("seed 7 complete");
+    expect(text).toContain("best step \u22122.000");
+  });
+
+  test("in the table of steps stand in their columns", async () => {
+    const page = await pageOf(uneven());
+    const rows = [...page.matchAll(/<tr>(.*?)<\/tr>/gs)].map(([, row]) => visible(`<body>${row}`).trim());
+    const head = rows.find((row) => row.startsWith("step "))!;
+    expect(head).toBe("step reward std accuracy length entropy approx. KL clipped grad norm objective");
+    expect(rows.find((row) => row.startsWith("4 "))).toMatch(/^4 0\.4\d* 0\.1\d* 0\.75\d* 5\S* 1\S* 0\S* 0\.3\d* 4/);
+  });
+
+  test("replies: from the best to the worst, equal ones once with their number, cut ones apart", async () => {
+    const text = visible(await pageOf(uneven()));
+    const step1 = text.slice(text.indexOf("Step 1 6 replies, 4 different"), text.indexOf("Step 4 1 reply"));
+    expect(step1).toMatch(/0\.500 often × 3 .*0\.500 often cut at the token limit .*\u22121\.000 worst .*– unjudged/);
+    expect(text).not.toContain("between");
+  });
+
+  test("gradient steps lie between train steps, and the last number of a curve is the last there is", () => {
+    expect([1, 2, 4].map((step) => gradStepPosition({ step: 3, grad_step: step }, 4))).toEqual([2.25, 2.5, 3]);
+    expect(gradStepPosition({ step: 3 }, 4)).toBe(3);
+    expect(lastOf([{ x: 1, y: 5 }, { x: 2, y: 7 }, { x: 3, y: null }])).toBe(7);
+    expect(withBand([{ x: 1, y: 5 }], [{ std: 2 }], "std")).toEqual([{ x: 1, y: 5, low: 3, high: 7 }]);
+    const bands = [[1, 9], [3, 5]].map(([low, high], i) => ({ x: i, y: 4, low: low!, high: high! }));
+    expect(thin({ label: "reward", points: bands }, 1)).toEqual([{ x: 1, y: 4, low: 2, high: 7 }]);
+  });
+
+  test("commands can be pasted, whatever the folder and the model are called", async () => {
+    const parent = mkdtempSync(join(folder, "it's "));
+    const run = makeRun({ ...uneven(), config: { trainSteps: 9, model: "a b" } });
+    renameSync(run, join(parent, "run"));
+    const text = visible(readFileSync(await writeReport(`${join(parent, "run")}/`), "utf8")).replaceAll("&#39;", "'");
+    const quoted = `'${join(parent, "run").replaceAll("'", "'\\''")}'`;
+    expect(text).toContain(`--resume ${quoted} `);
+    expect(text).toContain("chat.ts --model 'a b'");
+    expect(text).not.toContain("Talk with the trained model");
+    mkdirSync(join(parent, "run", "model"));
+    expect(visible(readFileSync(await writeReport(join(parent, "run")), "utf8"))).toContain("Talk with the trained model");
   });
 });
 

@@ -154,7 +154,7 @@ export function allCurves({ config, rollouts, updates, evals }: RunData): Curves
     },
     {
       title: "Learning rate",
-      note: "Warm-up, then decay.",
+      note: "Warm-up, then what --lr-schedule says.",
       lines: [update("learning_rate", "learning rate")],
     },
     {
