@@ -77,9 +77,10 @@ describe("renderChat", () => {
     ["a string that doubles 40 times",
       "{% set n = namespace(s='ab') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
       /chat template: /],
+    // Of time and of what an array can hold, whichever comes first on this machine.
     ["a list that doubles 40 times",
       "{% set n = namespace(l=[0]) %}{% for i in range(40) %}{% set n.l = n.l + n.l %}{% endfor %}{{ n.l | length }}",
-      /timed out/],
+      /timed out|Invalid array length/],
     ["1.2 MB of output", "{% for i in range(1000) %}" + "0123456789ab".repeat(100) + "{% endfor %}", /above 1048576/],
     ["a template of 256 kB", " ".repeat(256 * 1024 + 1), /above 262144/],
     ["raise_exception", "{{ raise_exception('roles must alternate') }}", /chat template: roles must alternate/],
